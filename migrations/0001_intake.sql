@@ -1,0 +1,140 @@
+-- Where mail comes in: streams and providers it is sorted by, the two doors, and the idempotency keys.
+
+-- Logged on purpose: the identity of an unlogged table restarts at 1 after a crash of Postgres and
+-- would collide with rows already moved.
+create sequence mail.message_seq;
+comment on sequence mail.message_seq is 'Order of acceptance over both doors; survives a crash of Postgres.';
+
+create function mail.uuid7() returns uuid
+language sql volatile parallel safe
+set search_path = pg_catalog, mail, pg_temp
+as $$
+  -- RFC 9562 §5.7: 48 bits of milliseconds, version 7, the rest random. Postgres 18 has uuidv7();
+  -- one definition for 15 and newer keeps ids alike everywhere.
+  select encode(
+    set_bit(
+      set_bit(
+        overlay(
+          uuid_send(gen_random_uuid())
+          placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+          from 1 for 6
+        ),
+        52, 1
+      ),
+      53, 1
+    ),
+    'hex'
+  )::uuid
+$$;
+comment on function mail.uuid7() is 'A time-ordered UUID, version 7.';
+
+create function mail.uuid7_floor(at timestamptz) returns uuid
+language sql immutable strict parallel safe
+set search_path = pg_catalog, mail, pg_temp
+as $$
+  select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+$$;
+comment on function mail.uuid7_floor(timestamptz) is
+  'The smallest id a message of that moment can have: bounds for partitions and for ranges of time.';
+
+create table mail.stream (
+  name text primary key
+    constraint stream_name_is_short_and_plain check (name ~ '^[a-z0-9_-]{1,64}$'),
+  priority smallint not null default 5
+    constraint priority_is_0_to_9 check (priority between 0 and 9),
+  route text[] not null default '{default}'
+    constraint route_names_a_provider check (cardinality(route) > 0),
+  on_unknown text not null default 'retry'
+    constraint on_unknown_is_retry_or_hold check (on_unknown in ('retry', 'hold')),
+  attempts smallint not null default 3
+    constraint attempts_is_positive check (attempts > 0),
+  backoff_base_s integer not null default 30
+    constraint backoff_base_is_positive check (backoff_base_s > 0),
+  backoff_factor real not null default 4
+    constraint backoff_factor_is_at_least_1 check (backoff_factor >= 1),
+  backoff_cap_s integer not null default 3600
+    constraint backoff_cap_is_at_least_base check (backoff_cap_s >= backoff_base_s),
+  slots smallint not null default 20
+    constraint slots_is_positive check (slots > 0),
+  created_at timestamptz not null default now()
+);
+comment on table mail.stream is 'Kinds of mail that must not hold each other up: each has its own queues, slots and retry rules.';
+comment on column mail.stream.priority is '0 goes first, 9 last; a message may name its own.';
+comment on column mail.stream.route is 'Providers in the order they are tried.';
+comment on column mail.stream.on_unknown is
+  'When nobody can know whether a provider took a message: retry sends again (at least once), hold waits for a person or a webhook.';
+comment on column mail.stream.attempts is 'Failed attempts before a message becomes a dead letter.';
+comment on column mail.stream.slots is 'Sends in flight at once, per provider and worker process.';
+
+insert into mail.stream (name, priority, on_unknown) values
+  ('transactional', 3, 'retry'),
+  ('alerts', 2, 'retry'),
+  ('marketing', 7, 'hold');
+
+create table mail.provider (
+  name text primary key
+    constraint provider_name_is_short_and_plain check (name ~ '^[a-z0-9_-]{1,64}$'),
+  transport text not null
+    constraint transport_is_known check (transport in ('smtp', 'inbox')),
+  credentials_env text
+    constraint credentials_env_is_a_variable_name check (credentials_env ~ '^[A-Z_][A-Z0-9_]*$'),
+  created_at timestamptz not null default now(),
+  constraint smtp_names_its_variable check (transport <> 'smtp' or credentials_env is not null)
+);
+comment on table mail.provider is 'Where mail leaves: SMTP relays, and the local inbox of development.';
+comment on column mail.provider.credentials_env is
+  'Name of the environment variable that holds the credentials; they are never stored here.';
+
+create unlogged table mail.intake (
+  id uuid not null default mail.uuid7(),
+  seq bigint not null default nextval('mail.message_seq'),
+  received_at timestamptz not null default clock_timestamp(),
+  priority smallint
+    constraint priority_is_0_to_9 check (priority between 0 and 9),
+  stream text
+    constraint stream_name_is_at_most_64_long check (length(stream) <= 64),
+  idempotency_key text
+    constraint idempotency_key_is_1_to_256_long check (length(idempotency_key) between 1 and 256),
+  source text not null default session_user
+    constraint source_is_at_most_200_long check (length(source) <= 200),
+  message json not null
+    constraint message_is_at_most_64_mb check (pg_column_size(message) <= 67108864)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+comment on table mail.intake is
+  'The fast door: append only, UNLOGGED. A crash of Postgres empties it (see mail.intake_loss); rows stay for milliseconds, until the mover takes them.';
+comment on column mail.intake.message is 'The JSON of POST /emails, key for key; checked by the mover.';
+comment on column mail.intake.priority is 'Unset: the stream''s own.';
+comment on column mail.intake.source is 'Who sent it, for grouping failures: the role by default.';
+
+create table mail.outbox (like mail.intake including all)
+  with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+comment on table mail.outbox is
+  'The durable door: same columns as mail.intake, logged; commits with the caller''s own transaction.';
+
+-- Urgent first, then in order of arrival. A row without a priority waits in the middle: its stream is
+-- looked up by the mover, not at the door.
+create unique index intake_order on mail.intake ((coalesce(priority, 5::smallint)), seq);
+create unique index outbox_order on mail.outbox ((coalesce(priority, 5::smallint)), seq);
+create index outbox_key on mail.outbox (idempotency_key) where idempotency_key is not null;
+
+create table mail.idempotency (
+  scope text not null,
+  key text not null,
+  fingerprint bytea not null,
+  message_ids uuid[] not null,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz not null,
+  primary key (scope, key)
+);
+comment on table mail.idempotency is
+  'Keys already used, written in the mover''s transaction. Same key and fingerprint: the first answer again. Other fingerprint: refused.';
+comment on column mail.idempotency.fingerprint is 'mail.fingerprint of the message as it was given.';
+
+create function mail.fingerprint(message jsonb) returns bytea
+language sql immutable strict parallel safe
+set search_path = pg_catalog, mail, pg_temp
+as $$
+  -- jsonb sorts keys, drops duplicates and white space: equal messages have equal text.
+  select sha256(convert_to(message::text, 'UTF8'))
+$$;
+comment on function mail.fingerprint(jsonb) is 'What makes two messages under one idempotency key the same.';

@@ -1,0 +1,201 @@
+-- The message and everything that hangs on it, partitioned by day through its time-ordered id, so that
+-- old mail leaves by DROP. The hot row is narrow and has no index but its key: every change of status
+-- stays on its page (HOT).
+
+create table mail.message (
+  id uuid not null,
+  seq bigint not null,
+  accepted_at timestamptz not null,
+  queued_at timestamptz,
+  claimed_at timestamptz,
+  sent_at timestamptz,
+  scheduled_at timestamptz,
+  next_attempt_at timestamptz,
+  template_version integer,
+  worker integer,
+  priority smallint not null
+    constraint priority_is_0_to_9 check (priority between 0 and 9),
+  attempts smallint not null default 0
+    constraint attempts_is_not_negative check (attempts >= 0),
+  status text not null
+    constraint status_is_known check (status in (
+      'accepted', 'scheduled', 'queued', 'sending', 'deferred', 'unknown', 'sent',
+      'delivered', 'bounced', 'complained', 'dead', 'suppressed', 'canceled'
+    )),
+  stream text not null,
+  provider text,
+  template text,
+  provider_message_id text,
+  last_error text,
+  source text not null,
+  primary key (id),
+  constraint sending_names_its_worker check (status <> 'sending' or worker is not null)
+) partition by range (id);
+comment on table mail.message is 'One row a message: where it stands. Bodies and addresses are in mail.message_content.';
+comment on column mail.message.seq is 'Order of acceptance, from mail.message_seq.';
+comment on column mail.message.worker is 'mail.worker.number of the process that is sending it now.';
+comment on column mail.message.attempts is 'Attempts begun; an attempt that never reached the provider is taken back.';
+comment on column mail.message.next_attempt_at is 'When a deferred message is tried again.';
+comment on column mail.message.template is 'Name of the template it was rendered from; template_version is pinned when processed.';
+comment on column mail.message.last_error is 'Code of the latest failure; the reply itself is in mail.event.';
+
+create table mail.message_content (
+  id uuid not null,
+  message json not null,
+  primary key (id)
+) partition by range (id);
+comment on table mail.message_content is 'The message as it was accepted: envelope, headers, bodies or template data. Written once.';
+
+create table mail.message_prepared (
+  id uuid not null,
+  subject text,
+  html text,
+  text text,
+  left_out text[],
+  primary key (id)
+) partition by range (id);
+comment on table mail.message_prepared is
+  'What processing made of a message: rendered parts, recipients left out. No row when it goes out as it was accepted. Written once.';
+comment on column mail.message_prepared.left_out is 'Suppressed addresses that were taken off the envelope.';
+
+create sequence mail.event_seq cache 32;
+create table mail.event (
+  message_id uuid not null,
+  id bigint not null default nextval('mail.event_seq'),
+  at timestamptz not null default clock_timestamp(),
+  type text not null,
+  recipient text,
+  detail json
+) partition by range (message_id);
+create index event_of_message on mail.event (message_id);
+comment on table mail.event is 'What happened to each message, append only: the timeline.';
+comment on column mail.event.recipient is 'Set when the event is about one recipient of several.';
+comment on column mail.event.detail is 'Attempt, provider, code, reply: what the type needs.';
+
+create table mail.message_default partition of mail.message default;
+create table mail.message_content_default partition of mail.message_content default;
+create table mail.message_prepared_default partition of mail.message_prepared default;
+create table mail.event_default partition of mail.event default;
+
+create function mail.ensure_partitions(days_ahead integer default 7) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, mail, pg_temp
+as $$
+declare
+  parent text;
+  day date;
+  partition text;
+  key_column text;
+  low uuid;
+  high uuid;
+  made integer := 0;
+begin
+  perform pg_advisory_xact_lock(hashtextextended('mail.ensure_partitions', 0));
+  foreach parent in array array['message', 'message_content', 'message_prepared', 'event'] loop
+    key_column := case parent when 'event' then 'message_id' else 'id' end;
+    for day in
+      select d::date
+      from generate_series((now() at time zone 'utc')::date - 1, (now() at time zone 'utc')::date + days_ahead, interval '1 day') d
+    loop
+      partition := parent || to_char(day, '_YYYYMMDD');
+      continue when to_regclass(format('mail.%I', partition)) is not null;
+      low := uuid7_floor(day::timestamp at time zone 'utc');
+      high := uuid7_floor((day + 1)::timestamp at time zone 'utc');
+      -- LIKE and ATTACH, not PARTITION OF: it does not lock the parent against readers and writers.
+      execute format('create table mail.%I (like mail.%I including all)', partition, parent);
+      if parent = 'message' then
+        execute format('alter table mail.%I set (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05)', partition);
+      end if;
+      -- Rows can be in the default partition only if nobody made partitions in time.
+      execute format(
+        'with late as (delete from mail.%I where %I >= %L and %I < %L returning *) insert into mail.%I select * from late',
+        parent || '_default', key_column, low, key_column, high, partition
+      );
+      execute format(
+        'alter table mail.%I attach partition mail.%I for values from (%L) to (%L)', parent, partition, low, high
+      );
+      made := made + 1;
+    end loop;
+  end loop;
+  return made;
+end
+$$;
+comment on function mail.ensure_partitions(integer) is
+  'Makes the daily partitions from yesterday to so many days ahead; returns how many were missing. Safe to repeat.';
+
+select mail.ensure_partitions();
+
+create table mail.dead_letter (
+  message_id uuid primary key,
+  died_at timestamptz not null default clock_timestamp(),
+  stage text not null
+    constraint stage_is_known check (stage in ('intake', 'processing', 'dispatch')),
+  code text not null,
+  reason text not null,
+  attempts smallint not null default 0,
+  template_version integer,
+  stream text not null,
+  provider text,
+  template text,
+  source text not null,
+  recipient_domain text
+);
+comment on table mail.dead_letter is 'Messages that failed for good, each once: where, why, and what it has in common with others.';
+comment on column mail.dead_letter.reason is 'What a person needs to repair it: the provider''s reply, the template''s complaint, the field that is wrong.';
+
+create table mail.template (
+  id uuid not null,
+  version integer not null
+    constraint version_is_positive check (version > 0),
+  name text not null
+    constraint template_name_is_1_to_200_long check (length(name) between 1 and 200),
+  subject text,
+  html text,
+  text text,
+  created_at timestamptz not null default now(),
+  published_at timestamptz,
+  primary key (id, version),
+  constraint template_version_is_unique_by_name unique (name, version),
+  constraint template_has_a_body check (html is not null or text is not null)
+);
+comment on table mail.template is 'Liquid templates by version. A published version never changes: what was sent can be read again.';
+
+create function mail.published_template_is_immutable() returns trigger
+language plpgsql
+set search_path = pg_catalog, mail, pg_temp
+as $$
+begin
+  raise exception 'template % version % is published and cannot change', old.name, old.version
+    using errcode = 'object_not_in_prerequisite_state',
+      hint = 'Save the change as a new version and publish that.';
+end
+$$;
+create trigger published_template_is_immutable
+before update or delete on mail.template
+for each row when (old.published_at is not null)
+execute function mail.published_template_is_immutable();
+
+create table mail.suppression (
+  address text not null
+    constraint address_is_lower_case check (address = lower(address)),
+  scope text not null default '*',
+  reason text not null,
+  source text not null default session_user,
+  created_at timestamptz not null default now(),
+  expires_at timestamptz,
+  primary key (address, scope)
+);
+comment on table mail.suppression is 'Addresses that get no mail: in every stream (scope *) or in one.';
+
+create table mail.api_key (
+  id text primary key,
+  name text not null,
+  hash bytea not null
+    constraint hash_is_sha256 check (length(hash) = 32),
+  scope text not null default 'full'
+    constraint scope_is_known check (scope in ('full', 'send', 'read', 'operate')),
+  created_at timestamptz not null default now(),
+  expires_at timestamptz,
+  revoked_at timestamptz
+);
+comment on table mail.api_key is 'Keys of the REST API; only the SHA-256 of the secret is kept.';

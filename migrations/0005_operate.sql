@@ -1,0 +1,197 @@
+-- What people use from psql, and SQL writers from their code.
+
+create function mail.send(
+  message jsonb,
+  idempotency_key text default null,
+  stream text default null,
+  priority smallint default null
+) returns uuid
+language plpgsql volatile security definer
+set search_path = pg_catalog, mail, pg_temp
+as $$
+declare
+  known record;
+  sent_id uuid;
+begin
+  if jsonb_typeof(send.message) <> 'object' then
+    raise exception 'mail.send takes a JSON object, not %', jsonb_typeof(send.message)
+      using errcode = 'invalid_parameter_value',
+        hint = 'For example select mail.send(''{"from":"shop@example.com","to":"ann@example.com","subject":"Hello","text":"Hi"}'')';
+  end if;
+  if send.message -> 'from' is null or send.message -> 'to' is null then
+    raise exception 'mail.send needs "from" and "to" in its message'
+      using errcode = 'invalid_parameter_value';
+  end if;
+
+  if send.idempotency_key is not null then
+    -- The same key at the same moment waits here. The outbox is read before the settled keys: a row
+    -- that the mover takes in between is then found settled.
+    perform pg_advisory_xact_lock(hashtextextended(send.idempotency_key, 7461));
+    select o.id, fingerprint(o.message::jsonb) as fingerprint into known
+    from mail.outbox o where o.idempotency_key = send.idempotency_key order by o.seq limit 1;
+    if not found then
+      select i.message_ids[1] as id, i.fingerprint into known
+      from mail.idempotency i
+      where i.scope = 'send' and i.key = send.idempotency_key and i.expires_at > clock_timestamp();
+    end if;
+    if found then
+      if known.fingerprint <> fingerprint(send.message) then
+        raise exception 'idempotency key % was used with another message', send.idempotency_key
+          using errcode = 'unique_violation', hint = 'Use a new key for a new message.';
+      end if;
+      return known.id;
+    end if;
+  end if;
+
+  insert into mail.outbox (message, stream, priority, idempotency_key, source)
+  values (send.message::json, send.stream, send.priority, send.idempotency_key, session_user)
+  returning id into sent_id;
+  return sent_id;
+end
+$$;
+comment on function mail.send(jsonb, text, text, smallint) is
+  'Hands over a message durably, with the caller''s transaction; returns its id. With a key used before: the first message''s id.';
+
+create view mail.dlq as
+select d.*, m.accepted_at
+from mail.dead_letter d
+join mail.message m on m.id = d.message_id
+where m.status = 'dead';
+comment on view mail.dlq is 'Messages that failed for good and wait for a person.';
+
+create view mail.waiting_job as
+select
+  split_part(j.name, '.', 1) as stage,
+  case split_part(j.name, '.', 1) when 'dispatch' then split_part(j.name, '.', 3) else split_part(j.name, '.', 2) end as stream,
+  case split_part(j.name, '.', 1) when 'dispatch' then split_part(j.name, '.', 2) else '' end as provider,
+  case split_part(j.name, '.', 1) when 'process' then jsonb_array_length(j.data -> 'ids') else 1 end as messages,
+  j.state = 'active' as in_flight,
+  j.start_after > now() as deferred,
+  case when j.state = 'active' then j.started_on else greatest(j.created_on, j.start_after) end as since
+from pgboss.job j
+where j.state < 'completed'
+  and split_part(j.name, '.', 1) in ('process', 'dispatch');
+comment on view mail.waiting_job is 'The jobs of both queued stages in Sluice''s words; read mail.queue for the sums.';
+
+create view mail.queue as
+with depth as (
+  select
+    'intake' as stage, coalesce(stream, '') as stream, '' as provider,
+    count(*) as ready, 0::bigint as deferred, 0::bigint as in_flight, min(received_at) as oldest
+  from (
+    select stream, received_at from mail.intake
+    union all
+    select stream, received_at from mail.outbox
+  ) waiting
+  group by 2
+  union all
+  select
+    case stage when 'process' then 'processing' else stage end, stream, provider,
+    coalesce(sum(messages) filter (where not in_flight and not deferred), 0),
+    coalesce(sum(messages) filter (where not in_flight and deferred), 0),
+    coalesce(sum(messages) filter (where in_flight), 0),
+    min(since) filter (where not deferred)
+  from mail.waiting_job
+  group by 1, 2, 3
+), rate as (
+  select stage, stream, provider, sum(came_in) / 60.0 as in_per_s, sum(went_out) / 60.0 as out_per_s
+  from mail.throughput
+  where bucket_at > now() - interval '1 minute'
+  group by 1, 2, 3
+)
+select
+  stage,
+  stream,
+  provider,
+  coalesce(d.ready, 0) as ready,
+  coalesce(d.deferred, 0) as deferred,
+  coalesce(d.in_flight, 0) as in_flight,
+  now() - d.oldest as oldest_age,
+  round(coalesce(r.in_per_s, 0), 1) as in_per_s,
+  round(coalesce(r.out_per_s, 0), 1) as out_per_s
+from depth d
+full join rate r using (stage, stream, provider)
+order by array_position(array['intake', 'processing', 'dispatch'], stage), stream, provider;
+comment on view mail.queue is
+  'Where mail waits: messages ready, deferred and in flight per stage, stream and provider, the oldest one''s age, and the rates of the last minute.';
+
+create function mail.why(id uuid) returns text
+language plpgsql stable security definer
+set search_path = pg_catalog, mail, pg_temp
+as $$
+declare
+  m mail.message;
+  d mail.dead_letter;
+  w mail.worker;
+  ahead bigint;
+begin
+  select * into m from mail.message where message.id = why.id;
+  if not found then
+    if exists (select from mail.intake i where i.id = why.id) or exists (select from mail.outbox o where o.id = why.id) then
+      return 'Accepted a moment ago; the mover takes it next. If this lasts, no Sluice process is running against this database.';
+    end if;
+    return 'No message has this id: it was never accepted, its retention is over, or it was a repeat under an idempotency key.';
+  end if;
+
+  case m.status
+    when 'accepted' then
+      select coalesce(sum(messages), 0) into ahead
+      from mail.waiting_job where stage = 'process' and stream = m.stream and since <= m.accepted_at;
+      return format('Waiting to be processed in stream %s behind about %s messages, since %s.', m.stream, ahead, m.accepted_at);
+    when 'scheduled' then
+      return format('Scheduled for %s.', m.scheduled_at);
+    when 'queued' then
+      select coalesce(sum(messages), 0) into ahead
+      from mail.waiting_job
+      where stage = 'dispatch' and stream = m.stream and provider = m.provider and not deferred and since < m.queued_at;
+      if not exists (select from mail.worker where seen_at > now() - interval '30 seconds') then
+        return format('Ready to go to provider %s since %s, but no worker is running.', m.provider, m.queued_at);
+      end if;
+      return format('Ready to go to provider %s since %s, behind about %s messages of stream %s.', m.provider, m.queued_at, ahead, m.stream);
+    when 'sending' then
+      select * into w from mail.worker where number = m.worker;
+      return format('Being sent to provider %s by worker %s (%s) since %s, attempt %s.',
+        m.provider, m.worker, coalesce(w.name, 'gone; its messages are about to be taken over'), m.claimed_at, m.attempts);
+    when 'deferred' then
+      return format('Deferred until %s after attempt %s because of %s; it is tried again by itself.', m.next_attempt_at, m.attempts, m.last_error);
+    when 'unknown' then
+      return format('Nobody can know whether provider %s took it: %s. Stream %s holds such messages for a person or a webhook.',
+        m.provider, m.last_error, m.stream);
+    when 'dead' then
+      select * into d from mail.dead_letter where message_id = m.id;
+      return format('Dead since %s: failed in %s with %s: %s', d.died_at, d.stage, d.code, d.reason);
+    when 'suppressed' then
+      return 'Not sent: every recipient is on the suppression list.';
+    when 'canceled' then
+      return 'Canceled before it was sent.';
+    when 'sent' then
+      return format('Not waiting: provider %s accepted it at %s.', m.provider, m.sent_at);
+    else
+      return format('Not waiting: %s.', m.status);
+  end case;
+end
+$$;
+comment on function mail.why(uuid) is 'One sentence: why this message is waiting, and until when; or how it ended.';
+
+create function mail.suppress(address text, reason text default 'manual', scope text default '*') returns void
+language sql volatile security definer
+set search_path = pg_catalog, mail, pg_temp
+as $$
+  insert into mail.suppression (address, reason, scope, source)
+  values (lower(suppress.address), suppress.reason, suppress.scope, session_user)
+  on conflict (address, scope) do update set reason = excluded.reason, expires_at = null
+$$;
+comment on function mail.suppress(text, text, text) is 'No more mail to this address, in every stream or in the one named. Safe to repeat.';
+
+create function mail.unsuppress(address text, scope text default '*') returns boolean
+language sql volatile security definer
+set search_path = pg_catalog, mail, pg_temp
+as $$
+  with gone as (
+    delete from mail.suppression s
+    where s.address = lower(unsuppress.address) and s.scope = unsuppress.scope
+    returning 1
+  )
+  select exists (select from gone)
+$$;
+comment on function mail.unsuppress(text, text) is 'Takes an address off the list; false when it was not on it.';

@@ -1,0 +1,71 @@
+-- Who may do what. Grants are a function, not statements: roles belong to the whole server, may be made
+-- later by an administrator, and every migration run applies this again.
+
+create function mail.ensure_queue(name text, options jsonb) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, mail, pg_temp
+as $$
+begin
+  if name !~ '^(process|dispatch)(\.[a-z0-9_-]{1,64}){1,2}$' then
+    raise exception 'not a queue of Sluice: %', name using errcode = 'invalid_parameter_value';
+  end if;
+  perform pgboss.create_queue(name, options);
+end
+$$;
+comment on function mail.ensure_queue(text, jsonb) is
+  'Makes a queue with its own table, which takes rights on the schema that the service does not have. Safe to repeat.';
+
+create function mail.apply_grants() returns text[]
+language plpgsql volatile
+set search_path = pg_catalog, mail, pg_temp
+as $$
+declare
+  role text;
+  missing text[] := '{}';
+begin
+  revoke all on schema mail from public;
+  revoke all on all functions in schema mail from public;
+  revoke all on all functions in schema pgboss from public;
+
+  foreach role in array array['mail_service', 'mail_enqueue', 'mail_operator', 'mail_reader'] loop
+    if to_regrole(role) is null then
+      missing := missing || role;
+      continue;
+    end if;
+    execute format('grant usage on schema mail to %I', role);
+  end loop;
+
+  if to_regrole('mail_service') is not null then
+    grant select, insert, update, delete on all tables in schema mail to mail_service;
+    revoke insert, update, delete on mail.migration from mail_service;
+    grant usage, select on all sequences in schema mail to mail_service;
+    grant execute on all functions in schema mail to mail_service;
+    revoke execute on function mail.apply_grants() from mail_service;
+    alter default privileges in schema mail grant select, insert, update, delete on tables to mail_service;
+    grant usage on schema pgboss to mail_service;
+    grant select, insert, update, delete on all tables in schema pgboss to mail_service;
+    grant execute on all functions in schema pgboss to mail_service;
+    alter default privileges in schema pgboss grant select, insert, update, delete on tables to mail_service;
+  end if;
+
+  if to_regrole('mail_enqueue') is not null then
+    grant insert (message, stream, priority, idempotency_key, source) on mail.intake, mail.outbox to mail_enqueue;
+    grant usage on sequence mail.message_seq to mail_enqueue;
+    grant execute on function mail.uuid7(), mail.send(jsonb, text, text, smallint) to mail_enqueue;
+  end if;
+
+  if to_regrole('mail_reader') is not null then
+    grant select on mail.queue, mail.dlq, mail.stream, mail.provider, mail.worker, mail.intake_loss to mail_reader;
+  end if;
+
+  if to_regrole('mail_operator') is not null then
+    grant select on mail.queue, mail.dlq, mail.stream, mail.provider, mail.worker, mail.intake_loss,
+      mail.message, mail.event, mail.suppression, mail.waiting_job, mail.dead_letter to mail_operator;
+    grant execute on function mail.why(uuid), mail.suppress(text, text, text), mail.unsuppress(text, text) to mail_operator;
+  end if;
+
+  return missing;
+end
+$$;
+comment on function mail.apply_grants() is
+  'Grants each role of Sluice that exists what it may do; returns the roles that are missing. Run by every migration.';

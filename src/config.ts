@@ -1,0 +1,154 @@
+import { z } from 'zod'
+
+/** Whole numbers written in the environment, within bounds. */
+function integer(min: number, max: number) {
+  return z
+    .string()
+    .regex(/^\d+$/, 'must be a whole number')
+    .transform(Number)
+    .pipe(z.number().min(min).max(max))
+}
+
+function url(protocols: readonly string[], example: string) {
+  return z.string().refine((text) => {
+    const parsed = URL.parse(text)
+    return parsed !== null && protocols.includes(parsed.protocol)
+  }, `must look like ${example}`)
+}
+
+const ROLES = ['api', 'worker'] as const
+export type Role = (typeof ROLES)[number]
+
+const roles = z
+  .string()
+  .transform((text) => text.split(',').map((role) => role.trim()))
+  .pipe(z.array(z.enum(ROLES, 'each must be api or worker')).min(1))
+
+/** Each setting: what it means, its default as it would be written, and how its text is read. */
+const SETTINGS = {
+  DATABASE_URL: {
+    help: 'Postgres 15 or newer. Unset: an embedded Postgres 18, kept in SLUICE_DATA_DIR',
+    schema: url(['postgres:', 'postgresql:'], 'postgresql://user:password@host:5432/database').optional(),
+  },
+  SMTP_URL: {
+    help: 'the relay of provider "default". Unset and no other provider: the local inbox',
+    schema: url(['smtp:', 'smtps:'], 'smtp://user:password@host:587').optional(),
+  },
+  SLUICE_API_KEY: {
+    help: 'a key with full access, at least 16 characters. Unset with the embedded database: one is made and printed once',
+    schema: z.string().min(16, 'must have at least 16 characters').optional(),
+  },
+  HOST: { help: 'address to listen on', schema: z.string().min(1).default('127.0.0.1') },
+  PORT: { help: 'port to listen on; 0 chooses a free one', schema: integer(0, 65_535).default(3000) },
+  SLUICE_ROLES: {
+    help: 'what this process does: api, worker, or both; any number of processes of each',
+    schema: roles.default(['api', 'worker']),
+  },
+  LOG_LEVEL: {
+    help: 'trace, debug, info, warn, error, fatal or silent',
+    schema: z.enum(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'),
+  },
+  SLUICE_DATA_DIR: {
+    help: 'where the embedded Postgres keeps its data; .data when unset',
+    schema: z.string().min(1).optional(),
+  },
+  SLUICE_DATABASE_CONNECTIONS: {
+    help: 'connections this process may open to Postgres',
+    schema: integer(4, 500).default(12),
+  },
+  SLUICE_MAX_BODY_BYTES: {
+    help: 'largest request body; above it the answer is 413',
+    schema: integer(1_024, 60 * 1_024 * 1_024).default(5 * 1_024 * 1_024),
+  },
+  SLUICE_ACCEPT_TIMEOUT_MS: {
+    help: 'how long a caller waits for a durable answer before it gets 503',
+    schema: integer(100, 120_000).default(10_000),
+  },
+  SLUICE_STOP_TIMEOUT_MS: {
+    help: 'how long a stopping process waits for sends in flight',
+    schema: integer(0, 600_000).default(25_000),
+  },
+  SLUICE_INBOX_KEEP: {
+    help: 'newest mails the local inbox keeps',
+    schema: integer(1, 1_000_000).default(1_000),
+  },
+  NODE_ENV: { help: 'production refuses the local inbox', schema: z.string().optional() },
+} as const
+
+type Settings = { readonly [K in keyof typeof SETTINGS]: z.output<(typeof SETTINGS)[K]['schema']> }
+
+export type Config = {
+  readonly databaseUrl: string | undefined
+  readonly smtpUrl: string | undefined
+  readonly apiKey: string | undefined
+  readonly host: string
+  readonly port: number
+  readonly roles: ReadonlySet<Role>
+  readonly logLevel: Settings['LOG_LEVEL']
+  readonly dataDir: string
+  readonly dataDirIsExplicit: boolean
+  readonly databaseConnections: number
+  readonly maxBodyBytes: number
+  readonly acceptTimeoutMs: number
+  readonly stopTimeoutMs: number
+  readonly inboxKeep: number
+  readonly isProduction: boolean
+  /** The environment itself, for the variables that provider rows name. */
+  readonly environment: Readonly<Record<string, string | undefined>>
+}
+
+/** Every setting that is wrong, at once. */
+export class ConfigError extends Error {
+  readonly problems: readonly string[]
+
+  constructor(problems: readonly string[]) {
+    super(`the settings are not usable:\n${problems.map((problem) => `  ${problem}`).join('\n')}`)
+    this.name = 'ConfigError'
+    this.problems = problems
+  }
+}
+
+/** Reads the environment once, whole. An empty variable counts as unset. */
+export function readConfig(environment: Readonly<Record<string, string | undefined>>): Config {
+  const problems: string[] = []
+  const values: Record<string, unknown> = {}
+  for (const [name, { schema }] of Object.entries(SETTINGS)) {
+    const parsed = schema.safeParse(environment[name] === '' ? undefined : environment[name])
+    if (parsed.success) values[name] = parsed.data
+    else problems.push(`${name} ${parsed.error.issues[0]?.message ?? 'is not valid'}`)
+  }
+  const unknown = Object.keys(environment).filter((name) => name.startsWith('SLUICE_') && !(name in SETTINGS))
+  problems.push(...unknown.map((name) => `${name} is not a setting of Sluice; see npm start -- --help`))
+  if (problems.length > 0) throw new ConfigError(problems)
+
+  const settings = values as Settings
+  return Object.freeze({
+    databaseUrl: settings.DATABASE_URL,
+    smtpUrl: settings.SMTP_URL,
+    apiKey: settings.SLUICE_API_KEY,
+    host: settings.HOST,
+    port: settings.PORT,
+    roles: new Set(settings.SLUICE_ROLES),
+    logLevel: settings.LOG_LEVEL,
+    dataDir: settings.SLUICE_DATA_DIR ?? '.data',
+    dataDirIsExplicit: settings.SLUICE_DATA_DIR !== undefined,
+    databaseConnections: settings.SLUICE_DATABASE_CONNECTIONS,
+    maxBodyBytes: settings.SLUICE_MAX_BODY_BYTES,
+    acceptTimeoutMs: settings.SLUICE_ACCEPT_TIMEOUT_MS,
+    stopTimeoutMs: settings.SLUICE_STOP_TIMEOUT_MS,
+    inboxKeep: settings.SLUICE_INBOX_KEEP,
+    isProduction: settings.NODE_ENV === 'production',
+    environment,
+  })
+}
+
+/** The table that `--help` prints. */
+export function describeSettings(): string {
+  return Object.entries(SETTINGS)
+    .map(([name, { help, schema }]) => {
+      const preset = schema.safeParse(undefined).data
+      const shown = preset === undefined || name === 'NODE_ENV' ? '' : ` [${String(preset)}]`
+      return `  ${name.padEnd(28)} ${help}${shown}`
+    })
+    .join('\n')
+}

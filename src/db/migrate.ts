@@ -1,0 +1,160 @@
+import { readdir, readFile } from 'node:fs/promises'
+import { Client } from 'pg'
+import { installBoss } from '../queue/boss.ts'
+import { queuesFor } from '../queue/queues.ts'
+import { actAsOwner, missingRolesAdvice } from './roles.ts'
+
+/**
+ * Brings a database to this version: the roles, pg-boss's schema, our migrations in order, the queues,
+ * the grants. Two processes may do it at once: one works, the other waits and finds it done. It can die
+ * at any point and be run again: each migration is one transaction, the rest is safe to repeat.
+ */
+
+const MIGRATIONS = new URL('../../migrations/', import.meta.url)
+const MIGRATE_LOCK = 'mail.migrate'
+
+type Migration = { readonly version: number; readonly name: string; readonly file: URL }
+
+type MigrateLog = { info(fields: object, text: string): void; warn(fields: object, text: string): void }
+
+export type MigrateOptions = { readonly url: string; readonly log: MigrateLog }
+
+export type Migrated = {
+  readonly applied: readonly string[]
+  /** The role the service should work as, or undefined when the user of the URL cannot take it. */
+  readonly serviceRole: string | undefined
+}
+
+/** A database this service cannot work with as it is; the message says what to do. */
+export class SchemaError extends Error {
+  readonly code: 'database_newer' | 'not_migrated' | 'postgres_too_old'
+
+  constructor(code: SchemaError['code'], message: string) {
+    super(message)
+    this.name = 'SchemaError'
+    this.code = code
+  }
+}
+
+export async function migrate(options: MigrateOptions): Promise<Migrated> {
+  const client = new Client({ connectionString: options.url, application_name: 'sluice migrate' })
+  await client.connect()
+  try {
+    await refuseOldPostgres(client)
+    await client.query('select pg_advisory_lock(hashtextextended($1, 0))', [MIGRATE_LOCK])
+    return await migrateLocked(client, options.log)
+  } finally {
+    await client.end()
+  }
+}
+
+async function migrateLocked(client: Client, log: MigrateLog): Promise<Migrated> {
+  const known = await readMigrations()
+  const applied = await appliedVersions(client)
+  refuseNewerDatabase(known, applied)
+  const pending = known.filter((migration) => !applied.has(migration.version))
+
+  const owner = await actAsOwner(client, log)
+  if (!owner.canChangeSchema && pending.length > 0) {
+    throw new SchemaError(
+      'not_migrated',
+      `the database lacks ${pending.map((each) => each.name).join(', ')} and this user may not change it: run "npm start -- migrate" as the owner of schema mail`,
+    )
+  }
+  if (owner.canChangeSchema) {
+    await client.query('create schema if not exists mail')
+    await client.query(`
+      create table if not exists mail.migration (
+        version integer primary key,
+        name text not null,
+        applied_at timestamptz not null default now()
+      )`)
+    await installBoss((text, values) => client.query(text, values))
+    for (const migration of pending) await apply(client, migration)
+    await settleRights(client, log)
+  }
+  await client.query('reset role')
+  const { rows } = await client.query<{ member: boolean }>(
+    "select coalesce(pg_has_role(to_regrole('mail_service')::oid, 'member'), false) as member",
+  )
+  if (pending.length > 0) log.info({ migrations: pending.map((each) => each.name) }, 'database migrated')
+  return {
+    applied: pending.map((each) => each.name),
+    serviceRole: rows[0]?.member === true ? 'mail_service' : undefined,
+  }
+}
+
+/** What is done at every run: partitions ahead, queues of every stream and provider, grants. */
+async function settleRights(client: Client, log: MigrateLog): Promise<void> {
+  await client.query('select mail.ensure_partitions()')
+  const { rows: streams } = await client.query<{ name: string }>('select name from mail.stream')
+  const { rows: providers } = await client.query<{ name: string }>('select name from mail.provider')
+  const queues = queuesFor(
+    streams.map((stream) => stream.name),
+    ['default', ...providers.map((provider) => provider.name)],
+  )
+  await client.query(
+    `select mail.ensure_queue(name, options)
+     from (select distinct on (name) * from json_to_recordset($1) as wanted (name text, options jsonb)) wanted
+     where not exists (select from pgboss.queue q where q.name = wanted.name)`,
+    [JSON.stringify(queues)],
+  )
+  const { rows } = await client.query<{ missing: string[] }>('select mail.apply_grants() as missing')
+  const missing = rows[0]?.missing ?? []
+  if (missing.length > 0) log.warn({ missing }, missingRolesAdvice(missing))
+}
+
+async function apply(client: Client, migration: Migration): Promise<void> {
+  const text = await readFile(migration.file, 'utf8')
+  await client.query('begin')
+  try {
+    // First, so that a second migrator that slipped past the lock conflicts here and not in the middle.
+    await client.query('insert into mail.migration (version, name) values ($1, $2)', [
+      migration.version,
+      migration.name,
+    ])
+    await client.query(text)
+    await client.query('commit')
+  } catch (error) {
+    await client.query('rollback')
+    throw new Error(`migration ${migration.name} failed and was rolled back`, { cause: error })
+  }
+}
+
+async function readMigrations(): Promise<Migration[]> {
+  const files = (await readdir(MIGRATIONS)).filter((file) => /^\d{4}_.+\.sql$/.test(file)).sort()
+  return files.map((file) => ({
+    version: Number(file.slice(0, 4)),
+    name: file,
+    file: new URL(file, MIGRATIONS),
+  }))
+}
+
+async function appliedVersions(client: Client): Promise<Map<number, string>> {
+  const { rows: found } = await client.query("select to_regclass('mail.migration') is not null as found")
+  if (found[0]?.found !== true) return new Map()
+  const { rows } = await client.query<{ version: number; name: string }>(
+    'select version, name from mail.migration',
+  )
+  return new Map(rows.map((row) => [row.version, row.name]))
+}
+
+function refuseNewerDatabase(known: readonly Migration[], applied: ReadonlyMap<number, string>): void {
+  const newest = Math.max(0, ...known.map((migration) => migration.version))
+  const unknown = [...applied].filter(([version]) => version > newest).map(([, name]) => name)
+  if (unknown.length === 0) return
+  throw new SchemaError(
+    'database_newer',
+    `the database is newer than this service: it has ${unknown.join(', ')}. Start the version of Sluice that made it, or a later one; nothing was changed`,
+  )
+}
+
+async function refuseOldPostgres(client: Client): Promise<void> {
+  const { rows } = await client.query<{ version: string }>('show server_version_num')
+  const version = Number((rows[0] as { server_version_num?: string } | undefined)?.server_version_num)
+  if (version >= 150_000) return
+  throw new SchemaError(
+    'postgres_too_old',
+    `this is PostgreSQL ${Math.floor(version / 10_000)}; Sluice needs 15 or newer`,
+  )
+}

@@ -1,0 +1,158 @@
+import { hostname } from 'node:os'
+import { setTimeout as delay } from 'node:timers/promises'
+import { Client } from 'pg'
+import type { Log } from '../log.ts'
+import { BELL_CHANNEL } from '../queue/bells.ts'
+
+/** First key of the two-part advisory locks that workers hold; the second is the worker's number. */
+export const WORKER_LOCK = 0x534c4345
+
+const HEARTBEAT_MS = 5_000
+const QUERY_TIMEOUT_MS = 5_000
+const RECONNECT_PAUSE_MS = 250
+
+export type SessionOptions = {
+  readonly url: string
+  readonly role: string | undefined
+  readonly log: Log
+  readonly onBell: (payload: string) => void
+}
+
+/**
+ * The one connection a worker keeps for itself: it holds an advisory lock on the worker's number, which
+ * the server frees the moment the process or its connection dies, and it listens for bells.
+ *
+ * When the connection breaks and the process lives (Postgres restarted), the worker comes back under the
+ * same number as long as its row is there, so that its sends in flight stay its own. If a rescuer was
+ * quicker, the row is gone: the worker registers anew, and what it still settles under the old number
+ * finds nothing.
+ */
+export class WorkerSession {
+  readonly #options: SessionOptions
+  #client: Client | undefined
+  #number: number | undefined
+  #stopping = false
+  #heartbeat: NodeJS.Timeout | undefined
+  #reconnecting: Promise<void> | undefined
+
+  private constructor(options: SessionOptions) {
+    this.#options = options
+  }
+
+  static async open(options: SessionOptions): Promise<WorkerSession> {
+    const session = new WorkerSession(options)
+    await session.#connect()
+    session.#heartbeat = setInterval(() => void session.#beat(), HEARTBEAT_MS)
+    return session
+  }
+
+  /** This worker's number; it changes only when another process took over what it held. */
+  get number(): number {
+    if (this.#number === undefined) throw new Error('the worker session is not open')
+    return this.#number
+  }
+
+  /** Leaves the register: call when nothing of this worker is in flight any more. */
+  async close(): Promise<void> {
+    this.#stopping = true
+    clearInterval(this.#heartbeat)
+    await this.#reconnecting
+    const client = this.#client
+    this.#client = undefined
+    if (client === undefined) return
+    try {
+      await client.query('delete from mail.worker where number = $1', [this.#number])
+    } catch (error) {
+      this.#options.log.debug({ error }, 'could not leave the register; the lock says enough')
+    }
+    await client.end()
+  }
+
+  async #connect(): Promise<void> {
+    const { url, role } = this.#options
+    const client = new Client({
+      connectionString: url,
+      application_name: 'sluice worker',
+      keepAlive: true,
+      connectionTimeoutMillis: QUERY_TIMEOUT_MS,
+      query_timeout: QUERY_TIMEOUT_MS,
+      ...(role === undefined ? {} : { options: `-c role=${role}` }),
+    })
+    client.on('error', () => this.#lost(client))
+    client.on('end', () => this.#lost(client))
+    client.on('notification', ({ payload }) => this.#options.onBell(payload ?? ''))
+    try {
+      await client.connect()
+      await this.#register(client)
+      await client.query(`listen ${BELL_CHANNEL}`)
+    } catch (error) {
+      client
+        .end()
+        .catch((reason: unknown) => this.#options.log.debug({ error: reason }, 'closing a broken session'))
+      throw error
+    }
+    this.#client = client
+  }
+
+  async #register(client: Client): Promise<void> {
+    if (this.#number !== undefined && (await this.#resume(client, this.#number))) return
+    const { rows } = await client.query<{ number: number }>(
+      'insert into mail.worker (name) values ($1) returning number',
+      [`${hostname()}:${process.pid}`],
+    )
+    const number = rows[0]?.number
+    if (number === undefined) throw new Error('no worker number was given')
+    await client.query('select pg_advisory_lock($1, $2)', [WORKER_LOCK, number])
+    this.#number = number
+    this.#options.log.info({ worker: number }, 'worker registered')
+  }
+
+  /** True when the old number is ours again; false when its row is gone. Throws while the lock is still held. */
+  async #resume(client: Client, number: number): Promise<boolean> {
+    const { rows } = await client.query<{ locked: boolean }>(
+      'select pg_try_advisory_lock($1, $2) as locked',
+      [WORKER_LOCK, number],
+    )
+    if (rows[0]?.locked !== true) throw new Error('the old session of this worker has not ended yet')
+    const { rowCount } = await client.query('update mail.worker set seen_at = now() where number = $1', [
+      number,
+    ])
+    if (rowCount === 1) return true
+    await client.query('select pg_advisory_unlock($1, $2)', [WORKER_LOCK, number])
+    this.#options.log.warn({ worker: number }, 'this worker was taken for dead; registering anew')
+    return false
+  }
+
+  async #beat(): Promise<void> {
+    const client = this.#client
+    if (client === undefined) return
+    try {
+      await client.query('update mail.worker set seen_at = now() where number = $1', [this.#number])
+    } catch {
+      // A connection that does not answer in time is as good as broken.
+      this.#lost(client)
+    }
+  }
+
+  #lost(client: Client): void {
+    if (this.#client !== client || this.#stopping) return
+    this.#client = undefined
+    client.end().catch((error: unknown) => this.#options.log.debug({ error }, 'closing a broken session'))
+    this.#options.log.warn({ worker: this.#number }, 'worker session lost, reconnecting')
+    this.#reconnecting ??= this.#reconnect().finally(() => {
+      this.#reconnecting = undefined
+    })
+  }
+
+  async #reconnect(): Promise<void> {
+    while (!this.#stopping && this.#client === undefined) {
+      try {
+        await this.#connect()
+        this.#options.log.info({ worker: this.#number }, 'worker session is back')
+      } catch (error) {
+        this.#options.log.debug({ error }, 'worker session not back yet')
+        await delay(RECONNECT_PAUSE_MS)
+      }
+    }
+  }
+}

@@ -1,0 +1,25 @@
+/** SQLSTATEs we branch on (PostgreSQL manual, Appendix A). */
+export const SQLSTATE = {
+  uniqueViolation: '23505',
+  insufficientPrivilege: '42501',
+  duplicateObject: '42710',
+  lockNotAvailable: '55P03',
+} as const
+
+/** Classes of SQLSTATE that speak of the statement or its values: trying again would not help. */
+const STATEMENT_FAULTS = new Set(['0A', '21', '22', '23', '2F', '39', '3F', '42', 'P0', 'XX'])
+
+export function sqlState(error: unknown): string | undefined {
+  const code = (error as { code?: unknown } | null)?.code
+  return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : undefined
+}
+
+/**
+ * True when the database could not be spoken to or could not do it now (away, starting, full, out of
+ * connections, a deadlock): the caller may try again. Errors without a SQLSTATE come from the socket or
+ * the pool, before the server had a say.
+ */
+export function isDatabaseAway(error: unknown): boolean {
+  const state = sqlState(error)
+  return state === undefined || !STATEMENT_FAULTS.has(state.slice(0, 2))
+}

@@ -1,0 +1,122 @@
+import { sql } from 'kysely'
+import type { Transaction } from '../db/transaction.ts'
+import type { Message } from '../message.ts'
+import type { EventType, MessageState } from '../states.ts'
+
+/** A message claimed for one attempt, with all that is needed to send it. */
+export type ClaimedMessage = {
+  readonly id: string
+  /** The attempt this claim begins, from 1. */
+  readonly attempt: number
+  readonly accepted_at: Date
+  readonly priority: number
+  readonly message: Message
+  readonly subject: string | null
+  readonly html: string | null
+  readonly text: string | null
+  readonly left_out: readonly string[] | null
+  /** Recipients an earlier attempt already settled, one way or the other. */
+  readonly settled: readonly string[] | null
+}
+
+/** Marks the messages of these jobs as being sent by this worker; those that may not be sent are not returned. */
+export async function claimMessages(
+  trx: Transaction,
+  ids: readonly string[],
+  worker: number,
+): Promise<ClaimedMessage[]> {
+  const { rows } = await sql<ClaimedMessage>`/* dispatch.claim */
+    with claimed as (
+      update mail.message
+      set status = 'sending', worker = ${worker}, attempts = attempts + 1, claimed_at = clock_timestamp(),
+        next_attempt_at = null
+      where id = any (${ids}::uuid[]) and status in ('queued', 'deferred')
+      returning id, attempts, accepted_at, priority
+    )
+    select
+      m.id, m.attempts as attempt, m.accepted_at, m.priority, c.message, p.subject, p.html, p.text, p.left_out,
+      case when m.attempts > 1 then (
+        select array_agg(e.recipient)
+        from mail.event e
+        where e.message_id = m.id and e.type in ('recipient_sent', 'recipient_refused') and e.recipient is not null
+      ) end as settled
+    from claimed m
+    join mail.message_content c on c.id = m.id and c.id = any (${ids}::uuid[])
+    left join mail.message_prepared p on p.id = m.id and p.id = any (${ids}::uuid[])
+  `.execute(trx)
+  return rows
+}
+
+export type SettledEvent = {
+  readonly type: EventType
+  readonly recipient?: string
+  readonly detail?: Readonly<Record<string, unknown>>
+}
+
+/** What one attempt came to, as it is written. */
+export type Settlement = {
+  readonly id: string
+  readonly attempt: number
+  readonly status: MessageState & ('sent' | 'deferred' | 'queued' | 'unknown' | 'dead')
+  /** An attempt that never reached the provider is taken back. */
+  readonly countsAsAttempt: boolean
+  readonly providerMessageId: string | null
+  readonly code: string | null
+  readonly reason: string | null
+  /** For `deferred`: from the moment it is written. */
+  readonly delayMs: number | null
+  readonly recipientDomain: string | null
+  readonly events: readonly SettledEvent[]
+}
+
+/**
+ * Writes a bundle of settlements in one statement and returns the ids that were still this worker's. A
+ * worker that was taken for dead finds its messages gone and settles nothing: the attempt number is the
+ * fence.
+ */
+export async function storeSettlements(
+  trx: Transaction,
+  settlements: readonly Settlement[],
+  worker: number,
+): Promise<Set<string>> {
+  const ids = settlements.map((each) => each.id)
+  const { rows } = await sql<{ id: string }>`/* dispatch.settle */
+    with row as materialized (
+      select *
+      from json_to_recordset(${JSON.stringify(settlements)}::json) as row (
+        id uuid, attempt smallint, status text, "countsAsAttempt" boolean, "providerMessageId" text, code text,
+        reason text, "delayMs" bigint, "recipientDomain" text, events json
+      )
+    ), settled as (
+      update mail.message m
+      set status = row.status,
+        worker = null,
+        attempts = case when row."countsAsAttempt" then m.attempts else m.attempts - 1 end,
+        provider_message_id = row."providerMessageId",
+        last_error = row.code,
+        sent_at = case row.status when 'sent' then clock_timestamp() end,
+        next_attempt_at = case row.status when 'deferred' then clock_timestamp() + row."delayMs" * interval '1 millisecond' end
+      from row
+      where m.id = row.id and m.id = any (${ids}::uuid[])
+        and m.status = 'sending' and m.worker = ${worker} and m.attempts = row.attempt
+      returning m.id, m.attempts, m.stream, m.provider, m.template, m.template_version, m.source
+    ), happened as (
+      insert into mail.event (message_id, type, recipient, detail)
+      select row.id, event.type, event.recipient, event.detail
+      from row
+      join settled using (id)
+      cross join json_to_recordset(row.events) as event (type text, recipient text, detail json)
+    ), dead as (
+      insert into mail.dead_letter (
+        message_id, stage, code, reason, attempts, stream, provider, template, template_version, source, recipient_domain
+      )
+      select
+        row.id, 'dispatch', row.code, row.reason, settled.attempts, settled.stream, settled.provider, settled.template,
+        settled.template_version, settled.source, row."recipientDomain"
+      from row join settled using (id)
+      where row.status = 'dead'
+    )
+    select id from settled
+  `.execute(trx)
+  return new Set(rows.map((row) => row.id))
+}

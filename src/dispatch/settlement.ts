@@ -1,0 +1,199 @@
+import type { Stream } from '../catalog.ts'
+import { retryDelayMs } from './backoff.ts'
+import type { SettledEvent, Settlement } from './queries.ts'
+import type { RefusedRecipient, SendOutcome } from './transport.ts'
+
+/** The attempt an outcome belongs to. */
+export type Attempt = {
+  readonly id: string
+  readonly attempt: number
+  readonly provider: string
+  readonly recipients: readonly string[]
+}
+
+export type SettlementRules = {
+  readonly stream: Pick<Stream, 'attempts' | 'backoff' | 'onUnknown' | 'name'>
+  /** How long a provider that could not be reached is left alone. */
+  readonly unreachableDelayMs: number
+  readonly random: () => number
+}
+
+const REASON_LENGTH = 2_000
+
+/** What an outcome means for its message under the rules of its stream. Pure: every case is a test. */
+export function settle(attempt: Attempt, outcome: SendOutcome, rules: SettlementRules): Settlement {
+  switch (outcome.kind) {
+    case 'accepted':
+      return settleAccepted(attempt, outcome, rules)
+    case 'refused':
+      return dead(attempt, outcome.code, outcome.reply ?? outcome.code, detailOf(attempt, outcome))
+    case 'deferred':
+      return retryOrBury(
+        attempt,
+        outcome.code,
+        outcome.reply ?? outcome.code,
+        'deferred',
+        detailOf(attempt, outcome),
+        rules,
+      )
+    case 'unknown':
+      return settleUnknown(attempt, outcome, rules)
+    case 'unreachable':
+      return {
+        ...baseOf(attempt),
+        status: 'deferred',
+        countsAsAttempt: false,
+        code: outcome.code,
+        delayMs: rules.unreachableDelayMs,
+        events: [
+          {
+            type: 'unreachable',
+            detail: {
+              provider: attempt.provider,
+              code: outcome.code,
+              reason: outcome.reason.slice(0, REASON_LENGTH),
+            },
+          },
+        ],
+      }
+  }
+}
+
+/** A send that could not even be composed: the message itself is at fault. */
+export function settleFault(attempt: Attempt, code: string, reason: string): Settlement {
+  return dead(attempt, code, reason, detailOf(attempt, { code }))
+}
+
+function settleAccepted(
+  attempt: Attempt,
+  outcome: Extract<SendOutcome, { kind: 'accepted' }>,
+  rules: SettlementRules,
+): Settlement {
+  const refusals: SettledEvent[] = outcome.refused
+    .filter((each) => each.permanent)
+    .map((each) => ({
+      type: 'recipient_refused',
+      recipient: each.recipient,
+      detail: detailOf(attempt, each),
+    }))
+  const notYet = outcome.refused.filter((each) => !each.permanent)
+  if (notYet.length > 0) return settlePartly(attempt, outcome, notYet, refusals, rules)
+  return {
+    ...baseOf(attempt),
+    status: 'sent',
+    providerMessageId: outcome.providerMessageId ?? null,
+    events: [
+      ...refusals,
+      {
+        type: 'sent',
+        detail: { provider: attempt.provider, attempt: attempt.attempt, reply: outcome.reply },
+      },
+    ],
+  }
+}
+
+/** Some recipients have it, others were told "not now": only those are tried again. */
+function settlePartly(
+  attempt: Attempt,
+  outcome: Extract<SendOutcome, { kind: 'accepted' }>,
+  notYet: readonly RefusedRecipient[],
+  refusals: readonly SettledEvent[],
+  rules: SettlementRules,
+): Settlement {
+  const refused = new Set(outcome.refused.map((each) => each.recipient))
+  const sent: SettledEvent[] = attempt.recipients
+    .filter((recipient) => !refused.has(recipient))
+    .map((recipient) => ({
+      type: 'recipient_sent',
+      recipient,
+      detail: { provider: attempt.provider, attempt: attempt.attempt, reply: outcome.reply },
+    }))
+  const first = notYet[0]
+  const code = first?.code ?? 'smtp_deferred'
+  const rest = retryOrBury(
+    attempt,
+    code,
+    first?.reply ?? code,
+    'deferred',
+    detailOf(attempt, { ...first, code }),
+    rules,
+  )
+  return { ...rest, events: [...sent, ...refusals, ...rest.events] }
+}
+
+function settleUnknown(
+  attempt: Attempt,
+  outcome: Extract<SendOutcome, { kind: 'unknown' }>,
+  rules: SettlementRules,
+): Settlement {
+  const detail = { ...detailOf(attempt, outcome), reason: outcome.reason.slice(0, REASON_LENGTH) }
+  if (rules.stream.onUnknown === 'retry') {
+    return retryOrBury(attempt, outcome.code, outcome.reason, 'unknown', detail, rules)
+  }
+  return {
+    ...baseOf(attempt),
+    status: 'unknown',
+    code: outcome.code,
+    events: [{ type: 'unknown', detail }],
+  }
+}
+
+function retryOrBury(
+  attempt: Attempt,
+  code: string,
+  reason: string,
+  type: 'deferred' | 'unknown',
+  detail: Readonly<Record<string, unknown>>,
+  rules: SettlementRules,
+): Settlement {
+  if (attempt.attempt >= rules.stream.attempts) return dead(attempt, code, reason, detail)
+  return {
+    ...baseOf(attempt),
+    status: 'deferred',
+    code,
+    delayMs: retryDelayMs(rules.stream.backoff, attempt.attempt, rules.random),
+    events: [{ type, detail }],
+  }
+}
+
+function dead(
+  attempt: Attempt,
+  code: string,
+  reason: string,
+  detail: Readonly<Record<string, unknown>>,
+): Settlement {
+  return {
+    ...baseOf(attempt),
+    status: 'dead',
+    code,
+    reason: reason.slice(0, REASON_LENGTH),
+    events: [{ type: 'dead', detail: { stage: 'dispatch', ...detail } }],
+  }
+}
+
+function baseOf(attempt: Attempt) {
+  return {
+    id: attempt.id,
+    attempt: attempt.attempt,
+    countsAsAttempt: true,
+    providerMessageId: null,
+    code: null,
+    reason: null,
+    delayMs: null,
+    recipientDomain: attempt.recipients[0]?.split('@')[1] ?? null,
+  } as const
+}
+
+function detailOf(
+  attempt: Attempt,
+  said: { code: string; reply?: string; smtpCode?: number; enhancedCode?: string },
+): Readonly<Record<string, unknown>> {
+  return {
+    provider: attempt.provider,
+    attempt: attempt.attempt,
+    code: said.code,
+    reply: said.reply,
+    smtp_code: said.smtpCode,
+    enhanced_code: said.enhancedCode,
+  }
+}

@@ -1,0 +1,120 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Database } from '../db/pool.ts'
+import { inTransaction } from '../db/transaction.ts'
+import type { Log } from '../log.ts'
+import { type Boss, within } from '../queue/boss.ts'
+import { jobPriority } from '../queue/queues.ts'
+import * as queries from './queries.ts'
+
+/** One outcome to be written, with the job it settles. */
+export type Outcome = {
+  readonly queue: string
+  readonly job: { readonly id: string; readonly retryCount: number }
+  readonly priority: number
+  readonly worker: number
+  readonly settlement: queries.Settlement
+}
+
+const BUNDLE = 500
+const RETRY_PAUSE_MS = 250
+
+/**
+ * Writes what became of each send, in bundles: the first outcome is written at once, and whatever arrives
+ * while that commit is under way goes with the next one. An idle system settles at once, a busy one in
+ * large bundles. Outcomes are facts about the world: when the database is away they are kept and written
+ * when it is back.
+ */
+export class Settler {
+  readonly #db: Database
+  readonly #boss: Boss
+  readonly #log: Log
+  #waiting: Outcome[] = []
+  #writing: Promise<void> | undefined
+  #givenUp = false
+
+  constructor(db: Database, boss: Boss, log: Log) {
+    this.#db = db
+    this.#boss = boss
+    this.#log = log
+  }
+
+  add(outcome: Outcome): void {
+    this.#waiting.push(outcome)
+    this.#writing ??= this.#write()
+  }
+
+  /** Resolves when everything is written, or when `signal` says that there is no more time. */
+  async finish(signal: AbortSignal): Promise<void> {
+    signal.addEventListener('abort', () => {
+      this.#givenUp = true
+    })
+    await this.#writing
+  }
+
+  async #write(): Promise<void> {
+    let failures = 0
+    while (this.#waiting.length > 0 && !this.#givenUp) {
+      const bundle = this.#waiting.splice(0, BUNDLE)
+      try {
+        await this.#writeBundle(bundle)
+        failures = 0
+      } catch (error) {
+        this.#waiting.unshift(...bundle)
+        this.#log[failures === 0 ? 'warn' : 'debug'](
+          { error, outcomes: this.#waiting.length },
+          'could not settle yet',
+        )
+        failures += 1
+        await delay(RETRY_PAUSE_MS)
+      }
+    }
+    this.#writing = undefined
+  }
+
+  async #writeBundle(bundle: readonly Outcome[]): Promise<void> {
+    // Almost always one worker number; two when this process registered again in between.
+    for (const [worker, outcomes] of Map.groupBy(bundle, (outcome) => outcome.worker)) {
+      const settled = await inTransaction(this.#db, async (trx) => {
+        const ids = await queries.storeSettlements(
+          trx,
+          outcomes.map((outcome) => outcome.settlement),
+          worker,
+        )
+        const ours = outcomes.filter((outcome) => ids.has(outcome.settlement.id))
+        for (const [queue, jobs] of Map.groupBy(ours, (outcome) => outcome.queue)) {
+          await this.#boss.deleteJob(
+            queue,
+            jobs.map(({ job }) => job),
+            within(trx),
+          )
+          const again = jobs.filter(({ settlement }) => settlement.status === 'deferred').map(jobAgain)
+          if (again.length > 0) await this.#boss.insert(queue, again, within(trx))
+        }
+        return ids
+      })
+      this.#report(outcomes, settled)
+    }
+  }
+
+  #report(outcomes: readonly Outcome[], settled: ReadonlySet<string>): void {
+    for (const { settlement } of outcomes) {
+      const { id: message, attempt, code } = settlement
+      if (!settled.has(message)) {
+        this.#log.warn({ message, attempt }, 'outcome came too late: the message was given to someone else')
+      } else if (settlement.status === 'dead') {
+        this.#log.warn({ message, stage: 'dispatch', code, attempt }, 'message is dead')
+      } else if (settlement.status === 'unknown') {
+        this.#log.warn({ message, code, attempt }, 'outcome of a send is unknown')
+      }
+    }
+  }
+}
+
+/** pg-boss has no snooze: a deferred message gets a new job of the same id, in the same transaction. */
+function jobAgain({ settlement, priority }: Outcome) {
+  return {
+    id: settlement.id,
+    priority: jobPriority(priority),
+    startAfter: `${(settlement.delayMs ?? 0) / 1_000} seconds`,
+  }
+}

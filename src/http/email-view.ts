@@ -1,0 +1,63 @@
+import { formatAddress } from '../address.ts'
+import type { Address, Message } from '../message.ts'
+import type { MessageState } from '../states.ts'
+import type { Email } from './queries.ts'
+
+/** Resend's `last_event` for each of our states. */
+const LAST_EVENT: Readonly<Record<MessageState, string>> = {
+  accepted: 'queued',
+  scheduled: 'scheduled',
+  queued: 'queued',
+  sending: 'queued',
+  deferred: 'delivery_delayed',
+  unknown: 'delivery_delayed',
+  sent: 'sent',
+  delivered: 'delivered',
+  bounced: 'bounced',
+  complained: 'complained',
+  dead: 'failed',
+  suppressed: 'suppressed',
+  canceled: 'canceled',
+}
+
+/** An email as the API shows it: Resend's fields first, then ours. */
+export function presentEmail(email: Email): object {
+  const message = (
+    typeof email.message === 'object' && email.message !== null ? email.message : {}
+  ) as Partial<Message>
+  // A dead letter of the intake holds whatever was given; its fields are shown only where they have our shape.
+  const isRead = typeof message.from === 'object'
+  return {
+    object: 'email',
+    id: email.id,
+    message_id: isRead ? `<${email.id}@${message.from?.address.split('@')[1]}>` : null,
+    to: isRead ? list(message.to) : [],
+    from: isRead && message.from ? formatAddress(message.from) : null,
+    created_at: email.accepted_at.toISOString(),
+    subject: (isRead ? message.subject : undefined) ?? email.subject,
+    html: email.html ?? (isRead ? (message.html ?? null) : null),
+    text: email.text ?? (isRead ? (message.text ?? null) : null),
+    cc: isRead ? list(message.cc) : [],
+    bcc: isRead ? list(message.bcc) : [],
+    reply_to: isRead ? list(message.reply_to) : [],
+    last_event: LAST_EVENT[email.status],
+    scheduled_at: email.scheduled_at?.toISOString() ?? null,
+    tags: isRead ? (message.tags ?? []) : [],
+    metadata: isRead ? (message.metadata ?? {}) : {},
+    status: email.status,
+    stream: email.stream,
+    priority: email.priority,
+    provider: email.provider,
+    provider_message_id: email.provider_message_id,
+    attempts: email.attempts,
+    sent_at: email.sent_at?.toISOString() ?? null,
+    next_attempt_at: email.next_attempt_at?.toISOString() ?? null,
+    template: email.template === null ? null : { name: email.template, version: email.template_version },
+    error: email.last_error === null ? null : { code: email.last_error, reason: email.reason },
+    timeline: email.timeline,
+  }
+}
+
+function list(addresses: readonly Address[] | undefined): string[] {
+  return (addresses ?? []).map(formatAddress)
+}

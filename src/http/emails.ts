@@ -1,0 +1,82 @@
+import { randomUUIDv7 } from 'node:crypto'
+import { type Context, Hono } from 'hono'
+import { DEFAULT_STREAM, type Stream } from '../catalog.ts'
+import { ApiError } from '../errors.ts'
+import type { Message } from '../message.ts'
+import { parseMessage } from '../message-schema.ts'
+import { type AuthEnv, requireScope } from './auth.ts'
+import { readJson } from './body.ts'
+import type { AppDeps } from './deps.ts'
+import { presentEmail } from './email-view.ts'
+import { findEmail, isAtTheDoor } from './queries.ts'
+
+const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
+const MAX_KEY_LENGTH = 256
+const MAX_SOURCE_LENGTH = 200
+
+/** `POST /emails` and `GET /emails/:id`. */
+export function emailRoutes(deps: AppDeps): Hono<AuthEnv> {
+  const routes = new Hono<AuthEnv>()
+  routes.post('/', requireScope('send'), (c) => sendEmail(deps, c))
+  routes.get('/:id', requireScope('read'), async (c) => {
+    const id = c.req.param('id')
+    const email = UUID.test(id) ? await findEmail(deps.db, id) : undefined
+    if (email !== undefined) return c.json(presentEmail(email))
+    if (UUID.test(id) && (await isAtTheDoor(deps.db, id))) {
+      return c.json({ object: 'email', id, last_event: 'queued', status: 'accepted', timeline: [] })
+    }
+    throw new ApiError('not_found', 'Email not found.')
+  })
+  return routes
+}
+
+async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> {
+  const idempotencyKey = readIdempotencyKey(c)
+  const mayBuffer = readDurability(c) === 'buffered'
+  const body = await readJson(c)
+  const parsed = parseMessage(body)
+  if (!parsed.ok) throw new ApiError(parsed.problem.name, parsed.problem.message)
+  const stream = streamOf(deps, parsed.message)
+  const accepted = await deps.accept(
+    {
+      id: randomUUIDv7(),
+      stream: stream.name,
+      priority: parsed.message.priority ?? stream.priority,
+      idempotencyKey,
+      source: `api key ${c.get('caller').name}`.slice(0, MAX_SOURCE_LENGTH),
+      // Put into words again, not passed on: one key each, no byte-order mark, nothing but JSON.
+      message: JSON.stringify(body),
+    },
+    { mayBuffer, timeoutMs: deps.acceptTimeoutMs },
+  )
+  c.header('Sluice-Durability', accepted.durability)
+  if (accepted.isReplay) c.header('Idempotent-Replayed', 'true')
+  return c.json({ id: accepted.id })
+}
+
+function streamOf(deps: AppDeps, message: Message): Stream {
+  const { streams } = deps.catalog.current
+  const name = message.stream ?? DEFAULT_STREAM
+  const stream = streams.get(name)
+  if (stream !== undefined) return stream
+  throw new ApiError(
+    'validation_error',
+    `Invalid \`stream\`: there is no stream \`${name}\`; the streams are ${[...streams.keys()].join(', ')}.`,
+  )
+}
+
+function readIdempotencyKey(c: Context): string | null {
+  const key = c.req.header('Idempotency-Key')
+  if (key === undefined) return null
+  if (key.length >= 1 && key.length <= MAX_KEY_LENGTH) return key
+  throw new ApiError(
+    'invalid_idempotency_key',
+    `The \`Idempotency-Key\` must have 1 to ${MAX_KEY_LENGTH} characters.`,
+  )
+}
+
+function readDurability(c: Context): 'durable' | 'buffered' {
+  const wish = c.req.header('Sluice-Durability') ?? 'durable'
+  if (wish === 'durable' || wish === 'buffered') return wish
+  throw new ApiError('validation_error', 'The header `Sluice-Durability` must be `durable` or `buffered`.')
+}

@@ -1,0 +1,64 @@
+import { sql } from 'kysely'
+import type { Database } from '../db/pool.ts'
+import type { Message } from '../message.ts'
+import type { MessageState } from '../states.ts'
+
+export type EmailEvent = {
+  readonly at: string
+  readonly type: string
+  readonly recipient: string | null
+  readonly detail: Readonly<Record<string, unknown>> | null
+}
+
+export type Email = {
+  readonly id: string
+  readonly status: MessageState
+  readonly stream: string
+  readonly priority: number
+  readonly provider: string | null
+  readonly attempts: number
+  readonly accepted_at: Date
+  readonly sent_at: Date | null
+  readonly scheduled_at: Date | null
+  readonly next_attempt_at: Date | null
+  readonly provider_message_id: string | null
+  readonly last_error: string | null
+  readonly template: string | null
+  readonly template_version: number | null
+  /** As it was accepted; of a message that could not be understood, whatever was given. */
+  readonly message: Partial<Message> | unknown
+  readonly subject: string | null
+  readonly html: string | null
+  readonly text: string | null
+  readonly reason: string | null
+  readonly timeline: readonly EmailEvent[]
+}
+
+export async function findEmail(db: Database, id: string): Promise<Email | undefined> {
+  const { rows } = await sql<Email>`/* http.find_email */
+    select
+      m.id, m.status, m.stream, m.priority, m.provider, m.attempts, m.accepted_at, m.sent_at, m.scheduled_at,
+      m.next_attempt_at, m.provider_message_id, m.last_error, m.template, m.template_version,
+      c.message, p.subject, p.html, p.text, d.reason,
+      coalesce((
+        select json_agg(json_build_object('at', e.at, 'type', e.type, 'recipient', e.recipient, 'detail', e.detail) order by e.at, e.id)
+        from mail.event e
+        where e.message_id = ${id}::uuid
+      ), '[]') as timeline
+    from mail.message m
+    left join mail.message_content c on c.id = ${id}::uuid
+    left join mail.message_prepared p on p.id = ${id}::uuid
+    left join mail.dead_letter d on d.message_id = m.id
+    where m.id = ${id}::uuid
+  `.execute(db)
+  return rows[0]
+}
+
+/** True while a message was appended and no mover has taken it yet: milliseconds, usually. */
+export async function isAtTheDoor(db: Database, id: string): Promise<boolean> {
+  const { rows } = await sql<{ found: boolean }>`/* http.at_the_door */
+    select exists (select from mail.intake where id = ${id}::uuid)
+      or exists (select from mail.outbox where id = ${id}::uuid) as found
+  `.execute(db)
+  return rows[0]?.found === true
+}

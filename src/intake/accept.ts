@@ -1,0 +1,197 @@
+import type { Database } from '../db/pool.ts'
+import { isDatabaseAway } from '../db/sqlstate.ts'
+import { ApiError } from '../errors.ts'
+import type { MoveOutcome } from './idempotency.ts'
+import * as queries from './queries.ts'
+
+/**
+ * Acceptance over REST: rows from all requests of a moment are appended to the unlogged intake in one
+ * statement, and durable answers wait until a mover has committed them to a logged table.
+ *
+ * If the process dies before the append, nothing was accepted and nobody was told so. After it, the rows
+ * are in the intake and any mover takes them: the caller, who saw its connection break, may repeat with
+ * its idempotency key. If the wait ends without news, the answer is 503, never a false "durable".
+ */
+
+const FLUSH_ROWS = 500
+/** First look for a row that our own mover did not meet; doubles up to the last. */
+const FIRST_LOOK_MS = 100
+const LAST_LOOK_MS = 800
+
+export type Accepted = {
+  readonly id: string
+  readonly durability: 'durable' | 'buffered'
+  readonly isReplay: boolean
+}
+
+export type AcceptOptions = {
+  /** True when the caller is content with an answer before the message is durable. */
+  readonly mayBuffer: boolean
+  readonly timeoutMs: number
+}
+
+type Pending = {
+  readonly row: queries.IntakeRow
+  readonly appended: PromiseWithResolvers<void>
+}
+
+type Waiter = {
+  readonly row: queries.IntakeRow
+  readonly moved: PromiseWithResolvers<MoveOutcome>
+  readonly since: number
+}
+
+export class Acceptor {
+  readonly #db: Database
+  readonly #wakeMover: () => void
+  readonly #pending: Pending[] = []
+  readonly #waiting = new Map<string, Waiter>()
+  #flushing = false
+  #lookTimer: NodeJS.Timeout | undefined
+  #lookMs = FIRST_LOOK_MS
+
+  constructor(db: Database, wakeMover: () => void) {
+    this.#db = db
+    this.#wakeMover = wakeMover
+  }
+
+  /** Throws an ApiError: 409 for a key used with another message, 503 when it could not be accepted in time. */
+  async accept(row: queries.IntakeRow, options: AcceptOptions): Promise<Accepted> {
+    // With a key the caller wants to know what the key means, which only the mover can settle.
+    const waits = !options.mayBuffer || row.idempotencyKey !== null
+    const waiter: Waiter | undefined = waits
+      ? { row, moved: Promise.withResolvers(), since: Date.now() }
+      : undefined
+    if (waiter !== undefined) this.#waiting.set(row.id, waiter)
+    try {
+      await this.#append(row)
+      if (waiter === undefined) return { id: row.id, durability: 'buffered', isReplay: false }
+      const outcome = await this.#outcomeWithin(waiter, options.timeoutMs)
+      if (outcome === undefined && options.mayBuffer) {
+        return { id: row.id, durability: 'buffered', isReplay: false }
+      }
+      return this.#answer(row, outcome)
+    } finally {
+      this.#waiting.delete(row.id)
+    }
+  }
+
+  isAwaited(id: string): boolean {
+    return this.#waiting.has(id)
+  }
+
+  /** News from this process's mover. */
+  settle(outcomes: ReadonlyMap<string, MoveOutcome>): void {
+    for (const [id, outcome] of outcomes) this.#waiting.get(id)?.moved.resolve(outcome)
+  }
+
+  /** Resolves when everything handed in so far was answered. */
+  async drain(): Promise<void> {
+    while (this.#pending.length > 0 || this.#waiting.size > 0) {
+      await Promise.allSettled([
+        ...this.#pending.map((each) => each.appended.promise),
+        ...[...this.#waiting.values()].map((each) => each.moved.promise),
+      ])
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+  }
+
+  #append(row: queries.IntakeRow): Promise<void> {
+    const pending: Pending = { row, appended: Promise.withResolvers() }
+    this.#pending.push(pending)
+    if (!this.#flushing) void this.#flush()
+    return pending.appended.promise
+  }
+
+  /** One append at a time: whatever arrives meanwhile goes with the next, so batches grow with the load. */
+  async #flush(): Promise<void> {
+    this.#flushing = true
+    while (this.#pending.length > 0) {
+      const batch = this.#pending.splice(0, FLUSH_ROWS)
+      try {
+        await queries.appendToIntake(
+          this.#db,
+          batch.map((each) => each.row),
+        )
+        this.#wakeMover()
+        for (const each of batch) each.appended.resolve()
+      } catch (error) {
+        const refusal = isDatabaseAway(error) ? unavailable(error) : error
+        for (const each of batch) each.appended.reject(refusal)
+      }
+    }
+    this.#flushing = false
+  }
+
+  async #outcomeWithin(waiter: Waiter, timeoutMs: number): Promise<MoveOutcome | undefined> {
+    let timer: NodeJS.Timeout | undefined
+    const timeout = new Promise<undefined>((resolve) => {
+      timer = setTimeout(() => resolve(undefined), timeoutMs)
+    })
+    this.#lookLater()
+    const outcome = await Promise.race([waiter.moved.promise, timeout])
+    clearTimeout(timer)
+    return outcome
+  }
+
+  #answer(row: queries.IntakeRow, outcome: MoveOutcome | undefined): Accepted {
+    if (outcome === undefined) {
+      throw unavailable(undefined)
+    }
+    if (outcome.kind === 'conflict') {
+      throw new ApiError(
+        'invalid_idempotent_request',
+        'This idempotency key was used before with a different request body. Use a new key for a new email.',
+      )
+    }
+    if (outcome.kind === 'dead') throw new ApiError('validation_error', outcome.reason)
+    if (outcome.kind === 'replayed') return { id: outcome.firstId, durability: 'durable', isReplay: true }
+    return { id: row.id, durability: 'durable', isReplay: false }
+  }
+
+  /**
+   * Our own mover answers within milliseconds. Rows that stay unanswered were taken by another process,
+   * or were part of a commit whose answer was lost: those are looked up, all in one statement.
+   */
+  #lookLater(): void {
+    if (this.#lookTimer !== undefined || this.#waiting.size === 0) return
+    this.#lookTimer = setTimeout(async () => {
+      const overdue = [...this.#waiting.values()].filter((each) => Date.now() - each.since >= FIRST_LOOK_MS)
+      try {
+        if (overdue.length > 0) await this.#look(overdue)
+        this.#lookMs = overdue.length > 0 ? Math.min(this.#lookMs * 2, LAST_LOOK_MS) : FIRST_LOOK_MS
+      } catch {
+        // Nothing learned: the callers go on waiting until their own time is over, and get their 503.
+      } finally {
+        this.#lookTimer = undefined
+        this.#lookLater()
+      }
+    }, this.#lookMs)
+  }
+
+  async #look(overdue: readonly Waiter[]): Promise<void> {
+    const found = await queries.findMoved(
+      this.#db,
+      overdue.map(({ row }) => ({ id: row.id, key: row.idempotencyKey, message: row.message })),
+    )
+    for (const { id, status, first_id: firstId, is_same: isSame } of found) {
+      const outcome: MoveOutcome =
+        status === 'dead'
+          ? { kind: 'dead', reason: 'The message was refused while it was moved; its dead letter says why.' }
+          : status !== null || firstId === id
+            ? { kind: 'stored' }
+            : isSame === true
+              ? { kind: 'replayed', firstId: firstId ?? id }
+              : { kind: 'conflict' }
+      this.#waiting.get(id)?.moved.resolve(outcome)
+    }
+  }
+}
+
+function unavailable(cause: unknown): ApiError {
+  return new ApiError(
+    'service_unavailable',
+    'The email could not be stored durably in time. It may still be sent: repeat the request with the same Idempotency-Key to be sure that it goes out once.',
+    { retryAfterS: 2, cause },
+  )
+}

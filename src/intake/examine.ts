@@ -1,0 +1,68 @@
+import { type Catalog, DEFAULT_STREAM } from '../catalog.ts'
+import type { Message } from '../message.ts'
+import { parseMessage } from '../message-schema.ts'
+import type { MovedRow, TakenRow } from './queries.ts'
+
+/** A row as the mover will store it, with what idempotency needs to know of the row it came from. */
+export type ExaminedRow = MovedRow & { readonly idempotencyKey: string | null; readonly given: string }
+
+const REASON_LENGTH = 2_000
+
+/**
+ * Reads a taken row by the same rules for every door. Never throws: what cannot be understood is stored
+ * as it was given, dead, with the reason.
+ */
+export function examine(row: TakenRow, catalog: Catalog): ExaminedRow {
+  const parsed = parseMessage(JSON.parse(row.message))
+  const streamName = row.stream ?? (parsed.ok ? parsed.message.stream : undefined) ?? DEFAULT_STREAM
+  const stream = catalog.streams.get(streamName)
+  const base = {
+    id: row.id,
+    seq: row.seq,
+    accepted_at: row.received_at.toISOString(),
+    source: row.source,
+    idempotencyKey: row.idempotency_key,
+    given: row.message,
+  }
+  const { priority } = row
+  if (!parsed.ok) {
+    const lane = { stream: streamName, priority: priority ?? stream?.priority ?? 5 }
+    return { ...base, ...lane, ...dead('invalid_message', parsed.problem.message), message: row.message }
+  }
+  const { message } = parsed
+  const lane = { stream: streamName, priority: priority ?? message.priority ?? stream?.priority ?? 5 }
+  if (stream === undefined) {
+    const known = [...catalog.streams.keys()].join(', ')
+    const reason = `There is no stream \`${streamName}\`; the streams are ${known}.`
+    return { ...base, ...lane, ...dead('unknown_stream', reason), message: row.message }
+  }
+  return {
+    ...base,
+    ...lane,
+    status: 'accepted',
+    code: null,
+    reason: null,
+    template: message.template?.id ?? null,
+    recipient_domain: domainOf(message),
+    message: JSON.stringify(message),
+  }
+}
+
+/** The same row, refused after all. */
+export function refuse(row: ExaminedRow, code: string, reason: string): ExaminedRow {
+  return { ...row, ...dead(code, reason), message: row.given }
+}
+
+function dead(code: string, reason: string) {
+  return {
+    status: 'dead',
+    code,
+    reason: reason.slice(0, REASON_LENGTH),
+    template: null,
+    recipient_domain: null,
+  } as const
+}
+
+function domainOf(message: Message): string | null {
+  return message.to[0]?.address.split('@')[1] ?? null
+}

@@ -1,0 +1,93 @@
+import type { Catalog } from '../catalog.ts'
+import type { Database } from '../db/pool.ts'
+import { inTransaction, type Transaction } from '../db/transaction.ts'
+import type { Log } from '../log.ts'
+import { Loop } from '../loop.ts'
+import type { Meter } from '../meter.ts'
+import type { Bells } from '../queue/bells.ts'
+import { type Boss, within } from '../queue/boss.ts'
+import { jobPriority, processQueue } from '../queue/queues.ts'
+import { examine } from './examine.ts'
+import { type MoveOutcome, settleIdempotency } from './idempotency.ts'
+import * as queries from './queries.ts'
+
+/**
+ * The mover empties both doors into `mail.message`.
+ *
+ * Takes in: rows of `mail.intake` and `mail.outbox`. Leaves behind, in one transaction: the messages,
+ * their content and first events, their settled idempotency keys, and processing jobs that carry batches
+ * of ids. A row that cannot be understood becomes a message that is dead, with the reason.
+ *
+ * If the process dies anywhere before the commit, nothing happened and the rows are taken again, by
+ * whichever process comes first; after it, everything happened. If the connection dies while committing,
+ * nobody here knows which of the two: callers who wait are answered from the tables (see accept.ts).
+ */
+
+const BATCH_ROWS = 500
+const BATCH_BYTES = 16 * 1_024 * 1_024
+/** Small enough that a stream's batches spread over its processing slots and processes. */
+const IDS_PER_JOB = 100
+
+export type MoverDeps = {
+  readonly db: Database
+  readonly boss: Boss
+  readonly bells: Bells
+  readonly meter: Meter
+  readonly catalog: { readonly current: Catalog }
+  /** True for a row whose caller waits in this process for the outcome. */
+  readonly isAwaited: (id: string) => boolean
+}
+
+/** How often the doors are looked at by themselves, for rows that SQL writers append unannounced. */
+const IDLE_MS = 100
+
+/** Every process runs one: the API's own makes durable answers quick. */
+export function createMoverLoop(
+  deps: MoverDeps & { log: Log; onMoved: (outcomes: ReadonlyMap<string, MoveOutcome>) => void },
+): Loop {
+  return new Loop({
+    name: 'mover',
+    log: deps.log,
+    idleMs: IDLE_MS,
+    round: async () => {
+      const outcomes = await moveBatch(deps)
+      deps.onMoved(outcomes)
+      return outcomes.size > 0
+    },
+  })
+}
+
+/** Moves one batch; says what became of each row taken. Throws what the database throws. */
+export async function moveBatch(deps: MoverDeps): Promise<ReadonlyMap<string, MoveOutcome>> {
+  const { outcomes, stored } = await inTransaction(deps.db, async (trx) => {
+    const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES)
+    const examined = taken.map((row) => examine(row, deps.catalog.current))
+    const settled = await settleIdempotency(trx, examined, deps.isAwaited)
+    if (settled.rows.length > 0) await queries.storeMessages(trx, settled.rows)
+    const stored = settled.rows.filter((row) => row.status === 'accepted')
+    await enqueue(deps.boss, trx, stored)
+    return { outcomes: settled.outcomes, stored }
+  })
+  announce(deps, stored)
+  return outcomes
+}
+
+async function enqueue(boss: Boss, trx: Transaction, stored: readonly queries.MovedRow[]): Promise<void> {
+  for (const [stream, rows] of Map.groupBy(stored, (row) => row.stream)) {
+    const jobs = []
+    for (const [priority, alike] of Map.groupBy(rows, (row) => row.priority)) {
+      for (let start = 0; start < alike.length; start += IDS_PER_JOB) {
+        const ids = alike.slice(start, start + IDS_PER_JOB).map((row) => row.id)
+        jobs.push({ data: { ids }, priority: jobPriority(priority) })
+      }
+    }
+    await boss.insert(processQueue(stream), jobs, within(trx))
+  }
+}
+
+function announce(deps: MoverDeps, stored: readonly queries.MovedRow[]): void {
+  for (const [stream, rows] of Map.groupBy(stored, (row) => row.stream)) {
+    deps.meter.cameIn({ stage: 'processing', stream, provider: '' }, rows.length)
+    deps.bells.ring(processQueue(stream))
+  }
+}

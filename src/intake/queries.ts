@@ -1,0 +1,198 @@
+import { sql } from 'kysely'
+import type { Database } from '../db/pool.ts'
+import type { Transaction } from '../db/transaction.ts'
+
+/** A row as the API appends it to the intake. */
+export type IntakeRow = {
+  readonly id: string
+  readonly priority: number
+  readonly stream: string
+  readonly idempotencyKey: string | null
+  readonly source: string
+  /** The request body as JSON text. */
+  readonly message: string
+}
+
+/** A row as the mover takes it from either door. */
+export type TakenRow = {
+  readonly id: string
+  readonly seq: string
+  readonly received_at: Date
+  readonly priority: number | null
+  readonly stream: string | null
+  readonly idempotency_key: string | null
+  readonly source: string
+  readonly message: string
+}
+
+/**
+ * One statement for all rows. The recordset is put together as text so that each body, JSON already,
+ * is neither parsed nor escaped again.
+ */
+export async function appendToIntake(db: Database, rows: readonly IntakeRow[]): Promise<void> {
+  const recordset = rows.map(
+    (row) =>
+      `${JSON.stringify({ id: row.id, priority: row.priority, stream: row.stream, key: row.idempotencyKey, source: row.source }).slice(0, -1)},"message":${row.message}}`,
+  )
+  await sql`/* intake.append */
+    insert into mail.intake (id, priority, stream, idempotency_key, source, message)
+    select id, priority, stream, key, source, message
+    from json_to_recordset(${`[${recordset.join(',')}]`}::json)
+      as row (id uuid, priority smallint, stream text, key text, source text, message json)
+  `.execute(db)
+}
+
+/**
+ * Takes the next rows of both doors, urgent first, at most `limit` of each and about `maxBytes` of each
+ * (always at least one). Rows another mover holds are passed over.
+ */
+export async function takeBatch(trx: Transaction, limit: number, maxBytes: number): Promise<TakenRow[]> {
+  // By ctid: the rows are locked, nothing updates them, and no join can be planned badly on a table that
+  // is empty one moment and huge the next.
+  const door = (table: 'intake' | 'outbox') => sql`
+    delete from ${sql.table(`mail.${table}`)}
+    where ctid = any (array(
+      select place
+      from (
+        select
+          place,
+          sum(bytes) over (order by rank, seq) as bytes_so_far,
+          row_number() over (order by rank, seq) as nth
+        from (
+          select ctid as place, seq, coalesce(priority, 5::smallint) as rank, pg_column_size(message) as bytes
+          from ${sql.table(`mail.${table}`)}
+          order by coalesce(priority, 5::smallint), seq
+          limit ${limit}
+          for update skip locked
+        ) free
+      ) sized
+      where bytes_so_far <= ${maxBytes} or nth = 1
+    ))
+    returning id, seq, received_at, priority, stream, idempotency_key, source, message::text as message`
+  const { rows } = await sql<TakenRow>`/* intake.take */
+    with from_intake as (${door('intake')}), from_outbox as (${door('outbox')})
+    select * from from_intake
+    union all
+    select * from from_outbox
+  `.execute(trx)
+  return rows
+}
+
+export type KeyedRow = {
+  readonly id: string
+  readonly seq: string
+  readonly key: string
+  readonly message: string
+}
+export type SettledKey = {
+  readonly id: string
+  /** The message that stands for this key. */
+  readonly first_id: string
+  readonly is_same: boolean
+}
+
+/**
+ * Claims the keys of these rows, first come first served, and tells for each row which message has its
+ * key. Two statements: a key that another mover commits while we wait for it is invisible to the
+ * snapshot of the insert.
+ */
+export async function settleKeys(
+  trx: Transaction,
+  rows: readonly KeyedRow[],
+  hoursKept: number,
+): Promise<SettledKey[]> {
+  const keyed = JSON.stringify(rows)
+  await sql`/* intake.claim_keys */
+    insert into mail.idempotency as i (scope, key, fingerprint, message_ids, expires_at)
+    select distinct on (key)
+      'send', key, mail.fingerprint(message::jsonb), array[id], now() + make_interval(hours => ${hoursKept}::integer)
+    from json_to_recordset(${keyed}::json) as row (id uuid, seq bigint, key text, message text)
+    order by key, seq -- keys in one order everywhere, so that two movers cannot wait for each other
+    on conflict (scope, key) do update
+    set fingerprint = excluded.fingerprint, message_ids = excluded.message_ids,
+      created_at = now(), expires_at = excluded.expires_at
+    where i.expires_at <= clock_timestamp()
+  `.execute(trx)
+  const { rows: settled } = await sql<SettledKey>`/* intake.read_keys */
+    select row.id, i.message_ids[1] as first_id, i.fingerprint = mail.fingerprint(row.message::jsonb) as is_same
+    from json_to_recordset(${keyed}::json) as row (id uuid, key text, message text)
+    join mail.idempotency i on i.scope = 'send' and i.key = row.key
+  `.execute(trx)
+  return settled
+}
+
+/** What becomes of one taken row. */
+export type MovedRow = {
+  readonly id: string
+  readonly seq: string
+  readonly accepted_at: string
+  readonly stream: string
+  readonly priority: number
+  readonly status: 'accepted' | 'dead'
+  readonly source: string
+  readonly template: string | null
+  readonly code: string | null
+  readonly reason: string | null
+  readonly recipient_domain: string | null
+  /** The message as JSON text: checked, or of a dead one as it was given. */
+  readonly message: string
+}
+
+export async function storeMessages(trx: Transaction, rows: readonly MovedRow[]): Promise<void> {
+  const recordset = rows.map((row) => {
+    const { message, ...columns } = row
+    // What was refused may hold escapes that Postgres cannot read into text (NUL, lone surrogates): it
+    // travels as a string, one level of quoting further.
+    if (row.status === 'dead') return JSON.stringify({ ...columns, refused: message })
+    return `${JSON.stringify(columns).slice(0, -1)},"message":${message}}`
+  })
+  await sql`/* intake.store */
+    with row as materialized (
+      select *
+      from json_to_recordset(${`[${recordset.join(',')}]`}::json) as row (
+        id uuid, seq bigint, accepted_at timestamptz, stream text, priority smallint, status text,
+        source text, template text, code text, reason text, recipient_domain text, message json, refused text
+      )
+    ), message as (
+      insert into mail.message (id, seq, accepted_at, stream, priority, status, source, template, last_error)
+      select id, seq, accepted_at, stream, priority, status, source, template, code from row
+    ), content as (
+      insert into mail.message_content (id, message)
+      select id, coalesce(message, refused::json) from row
+    ), dead as (
+      insert into mail.dead_letter (message_id, stage, code, reason, stream, template, source, recipient_domain)
+      select id, 'intake', code, reason, stream, template, source, recipient_domain from row where status = 'dead'
+    )
+    insert into mail.event (message_id, type, detail)
+    select id, status, case status when 'dead' then json_build_object('stage', 'intake', 'code', code) end
+    from row
+  `.execute(trx)
+}
+
+export async function recordReplays(trx: Transaction, firstIds: readonly string[]): Promise<void> {
+  await trx
+    .insertInto('mail.event')
+    .values(firstIds.map((id) => ({ message_id: id, type: 'replayed' })))
+    .execute()
+}
+
+/** Where these messages stand when another process's mover may have taken them. */
+export async function findMoved(
+  db: Database,
+  waiting: readonly { readonly id: string; readonly key: string | null; readonly message: string }[],
+): Promise<{ id: string; status: string | null; first_id: string | null; is_same: boolean | null }[]> {
+  const { rows } = await sql<{
+    id: string
+    status: string | null
+    first_id: string | null
+    is_same: boolean | null
+  }>`
+    /* intake.find_moved */
+    select w.id, m.status, i.message_ids[1] as first_id, i.fingerprint = mail.fingerprint(w.message::jsonb) as is_same
+    from json_to_recordset(${JSON.stringify(waiting)}::json) as w (id uuid, key text, message text)
+    left join mail.message m on m.id = w.id
+    left join mail.idempotency i on i.scope = 'send' and i.key = w.key and i.expires_at > clock_timestamp()
+    where m.id is not null or i.key is not null
+  `.execute(db)
+  return rows
+}

@@ -1,0 +1,64 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { Doorbell } from './doorbell.ts'
+import type { Log } from './log.ts'
+
+const FIRST_PAUSE_MS = 100
+const LONGEST_PAUSE_MS = 2_000
+
+export type LoopOptions = {
+  readonly name: string
+  readonly log: Log
+  /** How long an idle loop waits for its doorbell before it looks again by itself. */
+  readonly idleMs: number
+  /** One round of work. True: there may be more at once; false: wait for the bell. */
+  readonly round: () => Promise<boolean>
+}
+
+/**
+ * Runs rounds until stopped. A round that throws (the database is away, a deadlock) is logged and tried
+ * again after a growing pause: a loop ends only when it is told to.
+ */
+export class Loop {
+  readonly bell = new Doorbell()
+  readonly #options: LoopOptions
+  #running: Promise<void> | undefined
+  #stopping = false
+  #failures = 0
+
+  constructor(options: LoopOptions) {
+    this.#options = options
+  }
+
+  start(): void {
+    this.#running ??= this.#run()
+  }
+
+  /** Lets the round under way finish, then resolves. */
+  async stop(): Promise<void> {
+    this.#stopping = true
+    this.bell.ring()
+    await this.#running
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#stopping) {
+      try {
+        const more = await this.#options.round()
+        if (this.#failures > 0) this.#options.log.info({ loop: this.#options.name }, 'loop works again')
+        this.#failures = 0
+        if (!more && !this.#stopping) await this.bell.wait(this.#options.idleMs)
+      } catch (error) {
+        await this.#pauseAfter(error)
+      }
+    }
+  }
+
+  async #pauseAfter(error: unknown): Promise<void> {
+    const { log, name } = this.#options
+    // The first failure is news; the next ones of the same outage are not.
+    log[this.#failures === 0 ? 'warn' : 'debug']({ loop: name, error }, 'loop failed, will try again')
+    const pauseMs = Math.min(FIRST_PAUSE_MS * 2 ** this.#failures, LONGEST_PAUSE_MS)
+    this.#failures += 1
+    if (!this.#stopping) await delay(pauseMs)
+  }
+}

@@ -1,0 +1,30 @@
+/** One mailbox: the address as it goes on the envelope, and the display name if there is one. */
+export type Address = { readonly address: string; readonly name?: string }
+
+export type TemplateReference = {
+  /** The template's id or its name. */
+  readonly id: string
+  /** Unset: the latest published version when the message is processed. */
+  readonly version?: number
+  readonly variables: Readonly<Record<string, unknown>>
+}
+
+/** A message as it is stored: checked, trimmed, addresses parsed, absent lists empty. */
+export type Message = {
+  readonly from: Address
+  readonly to: readonly Address[]
+  readonly cc: readonly Address[]
+  readonly bcc: readonly Address[]
+  readonly reply_to: readonly Address[]
+  /** Absent only when a template supplies it. */
+  readonly subject?: string
+  readonly html?: string
+  readonly text?: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly tags: readonly { readonly name: string; readonly value: string }[]
+  readonly metadata: Readonly<Record<string, string>>
+  readonly template?: TemplateReference
+  readonly stream?: string
+  /** 0 goes first, 9 last; unset: the stream's own. */
+  readonly priority?: number
+}

@@ -1,0 +1,182 @@
+import { sql } from 'kysely'
+import type { Database } from '../db/pool.ts'
+import type { Transaction } from '../db/transaction.ts'
+import type { Message } from '../message.ts'
+
+export type AcceptedMessage = {
+  readonly id: string
+  readonly priority: number
+  readonly source: string
+  readonly message: Message
+}
+
+/** Those of the ids that still wait for processing, with what they hold. */
+export async function loadAccepted(db: Database, ids: readonly string[]): Promise<AcceptedMessage[]> {
+  const { rows } = await sql<AcceptedMessage>`/* processing.load */
+    select m.id, m.priority, m.source, c.message
+    from mail.message m
+    join mail.message_content c on c.id = m.id
+    where m.id = any (${ids}::uuid[]) and c.id = any (${ids}::uuid[]) and m.status = 'accepted'
+  `.execute(db)
+  return rows
+}
+
+/** Notes who works on these jobs, so that they can be given back if this process dies. */
+export async function recordClaims(
+  trx: Transaction,
+  queue: string,
+  jobIds: readonly string[],
+  worker: number,
+): Promise<void> {
+  await trx
+    .insertInto('mail.claim')
+    .values(jobIds.map((id) => ({ queue, job_id: id, worker })))
+    .onConflict((conflict) => conflict.columns(['queue', 'job_id']).doUpdateSet({ worker }))
+    .execute()
+}
+
+export async function releaseClaims(
+  trx: Transaction,
+  queue: string,
+  jobIds: readonly string[],
+  worker: number,
+): Promise<number> {
+  const result = await trx
+    .deleteFrom('mail.claim')
+    .where('queue', '=', queue)
+    .where('job_id', 'in', jobIds)
+    .where('worker', '=', worker)
+    .executeTakeFirst()
+  return Number(result.numDeletedRows)
+}
+
+export type TemplateVersion = {
+  readonly id: string
+  readonly version: number
+  readonly name: string
+  readonly subject: string | null
+  readonly html: string | null
+  readonly text: string | null
+}
+
+export type WantedTemplate = {
+  /** The id or the name a message gave. */
+  readonly reference: string
+  readonly id: string | null
+  readonly version: number | null
+}
+
+/** The published version each reference means now: the one it names, or the latest. */
+export async function findTemplates(
+  db: Database,
+  wanted: readonly WantedTemplate[],
+): Promise<(TemplateVersion & { reference: string; wanted_version: number | null })[]> {
+  const { rows } = await sql<TemplateVersion & { reference: string; wanted_version: number | null }>`
+    /* processing.find_templates */
+    select wanted.reference, wanted.version as wanted_version, t.id, t.version, t.name, t.subject, t.html, t.text
+    from json_to_recordset(${JSON.stringify(wanted)}::json) as wanted (reference text, id uuid, version integer)
+    cross join lateral (
+      select *
+      from mail.template t
+      where (t.name = wanted.reference or t.id = wanted.id)
+        and t.published_at is not null
+        and (wanted.version is null or t.version = wanted.version)
+      order by t.version desc
+      limit 1
+    ) t
+  `.execute(db)
+  return rows
+}
+
+/** Which of these addresses get no mail in this stream. Addresses are lower case. */
+export async function findSuppressed(
+  db: Database,
+  stream: string,
+  addresses: readonly string[],
+): Promise<Set<string>> {
+  const { rows } = await sql<{ address: string }>`/* processing.find_suppressed */
+    select distinct address
+    from mail.suppression
+    where address = any (${addresses}::text[])
+      and scope in ('*', ${stream})
+      and (expires_at is null or expires_at > now())
+  `.execute(db)
+  return new Set(rows.map((row) => row.address))
+}
+
+/** What processing made of one message. */
+export type ProcessedRow = {
+  readonly id: string
+  readonly status: 'queued' | 'suppressed' | 'dead'
+  readonly provider: string | null
+  readonly template: string | null
+  readonly template_version: number | null
+  readonly code: string | null
+  readonly reason: string | null
+  readonly recipient_domain: string | null
+  readonly prepared: {
+    readonly subject: string | null
+    readonly html: string | null
+    readonly text: string | null
+    readonly left_out: readonly string[] | null
+  } | null
+}
+
+/**
+ * Writes everything processing found out, in one statement, for the messages that still wait for it;
+ * returns their ids. The rest were canceled, or processed by someone else, meanwhile.
+ */
+export async function storeProcessed(trx: Transaction, rows: readonly ProcessedRow[]): Promise<Set<string>> {
+  const ids = rows.map((row) => row.id)
+  const flat = rows.map(({ prepared, ...row }) => ({ ...row, is_prepared: prepared !== null, ...prepared }))
+  const { rows: stored } = await sql<{ id: string }>`/* processing.store */
+    with row as materialized (
+      select *
+      from json_to_recordset(${JSON.stringify(flat)}::json) as row (
+        id uuid, status text, provider text, template text, template_version integer, code text, reason text,
+        recipient_domain text, is_prepared boolean, subject text, html text, text text, left_out text[]
+      )
+    ), stored as (
+      update mail.message m
+      set status = row.status,
+        provider = row.provider,
+        template = coalesce(row.template, m.template),
+        template_version = row.template_version,
+        last_error = row.code,
+        queued_at = case row.status when 'queued' then clock_timestamp() end
+      from row
+      where m.id = row.id and m.id = any (${ids}::uuid[]) and m.status = 'accepted'
+      returning m.id, m.stream, m.source
+    ), prepared as (
+      insert into mail.message_prepared (id, subject, html, text, left_out)
+      select row.id, row.subject, row.html, row.text, row.left_out
+      from row join stored using (id)
+      where row.is_prepared
+    ), dead as (
+      insert into mail.dead_letter (
+        message_id, stage, code, reason, stream, template, template_version, source, recipient_domain
+      )
+      select
+        row.id, 'processing', row.code, row.reason, stored.stream, row.template, row.template_version,
+        stored.source, row.recipient_domain
+      from row join stored using (id)
+      where row.status = 'dead'
+    ), left_out as (
+      insert into mail.event (message_id, type, recipient)
+      select row.id, 'suppressed', address
+      from row join stored using (id) cross join unnest(row.left_out) as address
+    ), happened as (
+      insert into mail.event (message_id, type, detail)
+      select
+        row.id,
+        row.status,
+        case row.status
+          when 'dead' then json_build_object('stage', 'processing', 'code', row.code)
+          when 'queued' then json_strip_nulls(json_build_object('provider', row.provider, 'template_version', row.template_version))
+        end
+      from row join stored using (id)
+    )
+    select id from stored
+  `.execute(trx)
+  return new Set(stored.map((row) => row.id))
+}

@@ -1,0 +1,73 @@
+/** What the rest of the service knows of rendering: the request, the result, and why a message could not be rendered. */
+
+/**
+ * One version of a template. `key` is `<template id>@<version>`: equal keys always have equal sources, which is what
+ * lets compiled templates be kept. A part that is null is not rendered.
+ */
+export type TemplateSource = {
+  readonly key: string
+  readonly subject: string | null
+  readonly html: string | null
+  readonly text: string | null
+}
+
+/** `variables` is plain JSON data. `id` is given back with the result and must be unique within one call. */
+export type RenderRequest = {
+  readonly id: string
+  readonly template: TemplateSource
+  readonly variables: Readonly<Record<string, unknown>>
+}
+
+export const RENDER_FAILURES = [
+  /** The source does not parse, or uses a tag or filter that is not offered. */
+  'template_syntax',
+  /** The source is longer, or holds more Liquid, than a template may. */
+  'template_too_large',
+  /** An operation failed on this message's data. */
+  'template_failed',
+  /** Rendering took too long and was stopped. */
+  'template_timeout',
+  /** Rendering asked for more memory than one message may have. */
+  'template_memory',
+  /** A rendered part is longer than a mail may be. */
+  'output_too_large',
+  /** A rendered part holds what a mail cannot carry, such as a line break in the subject. */
+  'output_invalid',
+  'variables_too_large',
+  /** The variables are not JSON data. */
+  'variables_invalid',
+] as const
+
+export type RenderFailureCode = (typeof RENDER_FAILURES)[number]
+
+/** `reason` is a sentence for people; it names the part, and the line and column where they are known. */
+export type RenderFailure = { readonly code: RenderFailureCode; readonly reason: string }
+
+/** Holds exactly the parts that the template has. */
+export type Rendered = { readonly subject?: string; readonly html?: string; readonly text?: string }
+
+export type RenderResult =
+  | { readonly id: string; readonly ok: true; readonly rendered: Rendered }
+  | ({ readonly id: string; readonly ok: false } & RenderFailure)
+
+export type CheckResult = { readonly ok: true } | ({ readonly ok: false } & RenderFailure)
+
+/**
+ * `deferred` holds the ids that were not tried, because their template is suspect and they must not make the rest of
+ * the batch wait: call again with these alone. Each id is either in `results` (in the order asked) or in `deferred`.
+ */
+export type RenderBatch = { readonly results: RenderResult[]; readonly deferred: string[] }
+
+export type RenderPoolErrorCode = 'render_pool_stopped' | 'render_thread_failed'
+
+/** The pool itself could not do its work: nothing is wrong with the messages, and trying again later is right. */
+export class RenderPoolError extends Error {
+  readonly code: RenderPoolErrorCode
+  readonly retryable = true
+
+  constructor(code: RenderPoolErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'RenderPoolError'
+    this.code = code
+  }
+}

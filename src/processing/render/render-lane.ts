@@ -1,0 +1,182 @@
+/**
+ * One thread and the jobs that wait for it. Takes in jobs of messages, leaves behind one outcome for each.
+ * If the thread is killed or dies on a message, that message fails, its template becomes suspect, and a new thread goes
+ * on with those that have no outcome yet; some may be rendered twice, which changes nothing. If it dies outside any
+ * message, the job is rejected: no message is to blame. If the process dies, nothing was promised yet.
+ */
+import { type RenderFailure, RenderPoolError, type TemplateSource } from './contract.ts'
+import { KnownSources, PostSize } from './known-sources.ts'
+import type { Suspects } from './suspects.ts'
+import type { TemplateSize } from './template-size.ts'
+import type { Outcome, ThreadReport } from './thread-messages.ts'
+import { type ThreadEnd, type ThreadOptions, WatchedThread } from './watched-thread.ts'
+
+export type LaneMessage = {
+  readonly source: TemplateSource
+  readonly size: TemplateSize
+  /** JSON; null asks only whether the template parses. */
+  readonly variables: string | null
+}
+
+type Job = {
+  readonly messages: readonly LaneMessage[]
+  readonly outcomes: (Outcome | undefined)[]
+  readonly done: PromiseWithResolvers<Outcome[]>
+}
+
+type Thread = { readonly watched: WatchedThread; readonly known: KnownSources }
+
+/** What the thread was given: places in the job, in the order posted. The first `reported` have their outcome. */
+type Posted = { readonly job: Job; readonly places: readonly number[]; reported: number }
+
+export class RenderLane {
+  readonly #options: ThreadOptions
+  readonly #suspects: Suspects
+  readonly #jobs: Job[] = []
+  readonly #ending = new Set<Promise<void>>()
+  #thread: Thread | undefined
+  #posted: Posted | undefined
+
+  /** With `skipsSlow`, messages of suspect templates are skipped, so that they hold up nobody in this lane. */
+  constructor(options: ThreadOptions, suspects: Suspects) {
+    this.#options = options
+    this.#suspects = suspects
+  }
+
+  /** Resolves to one outcome a message, in order; rejects with a RenderPoolError. `first`: before all waiting jobs. */
+  run(messages: readonly LaneMessage[], place: 'last' | 'first' = 'last'): Promise<Outcome[]> {
+    const done = Promise.withResolvers<Outcome[]>()
+    const job = { messages, outcomes: messages.map(() => undefined), done }
+    if (place === 'first') this.#jobs.unshift(job)
+    else this.#jobs.push(job)
+    if (this.#posted === undefined) this.#next()
+    return done.promise
+  }
+
+  async stop(error: RenderPoolError): Promise<void> {
+    const jobs = this.#jobs.splice(0)
+    if (this.#posted !== undefined) jobs.push(this.#posted.job)
+    this.#posted = undefined
+    this.#dropThread()
+    for (const job of jobs) job.done.reject(error)
+    await Promise.all(this.#ending)
+  }
+
+  /** Starts on the first waiting job that has anything to post. */
+  #next(): void {
+    this.#posted = undefined
+    while (this.#posted === undefined) {
+      const job = this.#jobs.shift()
+      if (job === undefined) return
+      this.#continue(job)
+    }
+  }
+
+  /** Posts what has no outcome yet, or ends the job. */
+  #continue(job: Job): void {
+    this.#posted = undefined
+    const waiting = this.#waiting(job)
+    if (waiting.length === 0) {
+      job.done.resolve(job.outcomes as Outcome[])
+      return
+    }
+    try {
+      this.#thread ??= this.#start()
+      this.#post(this.#thread, job, waiting)
+    } catch (error) {
+      // The system has no thread or no memory to give: the next call may fare better.
+      job.done.reject(threadFailed(error))
+    }
+  }
+
+  #waiting({ messages, outcomes }: Job): number[] {
+    const waiting: number[] = []
+    messages.forEach(({ source }, place) => {
+      if (outcomes[place] !== undefined) return
+      if (this.#options.skipsSlow && this.#suspects.has(source.key)) outcomes[place] = { skipped: true }
+      else waiting.push(place)
+    })
+    return waiting
+  }
+
+  /** As many of the waiting as one post may carry; the rest follow when they are done. */
+  #post({ watched, known }: Thread, job: Job, waiting: readonly number[]): void {
+    const size = new PostSize()
+    const posted: LaneMessage[] = []
+    for (const place of waiting) {
+      const message = job.messages[place]
+      if (message === undefined || !size.admit(message)) break
+      posted.push(message)
+    }
+    const learn = posted.map((message) => known.use(message)).filter((source) => source !== undefined)
+    const messages = posted.map(({ source, variables }) => ({ key: source.key, variables }))
+    this.#posted = { job, places: waiting.slice(0, posted.length), reported: 0 }
+    watched.post({ learn, forget: known.trim(size.keys), messages })
+  }
+
+  #start(): Thread {
+    const watched = new WatchedThread(this.#options, {
+      report: (report) => this.#reported(report),
+      ended: (end) => this.#ended(end),
+    })
+    return { watched, known: new KnownSources() }
+  }
+
+  #reported({ outcomes, slowKeys, done }: ThreadReport): void {
+    for (const key of slowKeys) this.#suspects.add(key)
+    const posted = this.#posted
+    if (posted === undefined) return
+    for (const outcome of outcomes) {
+      const place = posted.places[posted.reported]
+      if (place !== undefined) posted.job.outcomes[place] = outcome
+      posted.reported += 1
+    }
+    if (done) this.#proceed(posted.job)
+  }
+
+  #ended(end: ThreadEnd): void {
+    this.#dropThread()
+    const posted = this.#posted
+    if (posted === undefined) return
+    const place = end.position < posted.reported ? undefined : posted.places[end.position]
+    const culprit = place === undefined ? undefined : posted.job.messages[place]
+    if (place === undefined || culprit === undefined) {
+      posted.job.done.reject(threadFailed(end.error))
+      this.#next()
+      return
+    }
+    posted.job.outcomes[place] = { failure: this.#failureOf(end) }
+    if (culprit.variables !== null) this.#suspects.add(culprit.source.key)
+    this.#proceed(posted.job)
+  }
+
+  #proceed(job: Job): void {
+    this.#continue(job)
+    if (this.#posted === undefined) this.#next()
+  }
+
+  #failureOf({ cause, error }: ThreadEnd): RenderFailure {
+    if (cause === 'stuck') {
+      const reason = `The template was stopped after ${this.#options.hardStopMs} ms on this message`
+      return { code: 'template_timeout', reason }
+    }
+    if (cause === 'out_of_memory') {
+      return {
+        code: 'template_memory',
+        reason: 'The template used all the memory of its thread on this message',
+      }
+    }
+    return { code: 'template_failed', reason: `The thread died on this message: ${error.message}` }
+  }
+
+  #dropThread(): void {
+    if (this.#thread === undefined) return
+    const ending = this.#thread.watched.stop().finally(() => this.#ending.delete(ending))
+    this.#ending.add(ending)
+    this.#thread = undefined
+  }
+}
+
+function threadFailed(cause: unknown): RenderPoolError {
+  return new RenderPoolError('render_thread_failed', 'no thread to render with; try again later', { cause })
+}

@@ -1,0 +1,164 @@
+/**
+ * Rendering of templates, off the main thread and safe by construction. Takes in batches of templates with their data,
+ * leaves behind for each message its rendered parts or the reason why not. A template may be written by anyone and its
+ * data come from anyone: whatever they hold, a message ends within `hardStopMs` and a little, in bounded memory.
+ *
+ * There are two lanes of one thread each. A template that was slow, was stopped or cost its thread's life is suspect
+ * for a while and renders in a lane with its like; so are sources checked that nobody has rendered yet. If a thread
+ * dies, see `render-lane.ts`. If the process dies, nothing is lost: rendering has no effect but its result.
+ */
+import {
+  type CheckResult,
+  type RenderBatch,
+  type RenderFailure,
+  RenderPoolError,
+  type RenderRequest,
+  type RenderResult,
+  type TemplateSource,
+} from './contract.ts'
+import { MAX_VARIABLES_CHARS, SOFT_STOP_MS, THREAD_HEAP_MB } from './limits.ts'
+import { type LaneMessage, RenderLane } from './render-lane.ts'
+import { Suspects } from './suspects.ts'
+import { sizeOf, type TemplateSize, tooLarge } from './template-size.ts'
+import type { Outcome } from './thread-messages.ts'
+
+export type RenderPoolOptions = {
+  /** Longest time on one message before its thread is killed. Lower loses innocent mail on a crowded machine. */
+  readonly hardStopMs?: number
+  /** A message slower than this makes its template suspect. */
+  readonly slowMs?: number
+  readonly suspectForMs?: number
+  /** Each of the two threads may fill this much; lower fails messages that are merely large. */
+  readonly threadHeapMb?: number
+  /** Milliseconds on a clock that never goes back. */
+  readonly now?: () => number
+}
+
+export type RenderPool = {
+  /**
+   * Results in the order asked; see RenderBatch for `deferred`, which is empty when all in the batch are suspect, so
+   * that asking again for those alone always ends. Rejects only with a RenderPoolError.
+   */
+  render(requests: readonly RenderRequest[]): Promise<RenderBatch>
+  /** Parses without rendering. The source is not kept, so `key` may be anything. */
+  check(source: TemplateSource): Promise<CheckResult>
+  /** Ends all threads; what is in flight is rejected. */
+  stop(): Promise<void>
+}
+
+/** Starts no thread until there is something to render. */
+export function createRenderPool(options: RenderPoolOptions = {}): RenderPool {
+  const { hardStopMs = 500, slowMs = 100, suspectForMs = 10 * 60_000 } = options
+  const { threadHeapMb: heapMb = THREAD_HEAP_MB, now = () => performance.now() } = options
+  const thread = { hardStopMs, slowMs, heapMb, softStopMs: Math.min(SOFT_STOP_MS, hardStopMs) }
+  const suspects = new Suspects(suspectForMs, now)
+  const lanes = {
+    common: new RenderLane({ ...thread, skipsSlow: true }, suspects),
+    suspect: new RenderLane({ ...thread, skipsSlow: false }, suspects),
+  }
+  let stopped: RenderPoolError | undefined
+  let checks = 0
+
+  return {
+    async render(requests) {
+      if (stopped !== undefined) throw stopped
+      return await renderBatch(lanes, suspects, requests)
+    },
+    async check(source) {
+      if (stopped !== undefined) throw stopped
+      checks += 1
+      return await checkSource(lanes.suspect, { ...source, key: `check ${checks}` })
+    },
+    async stop() {
+      stopped ??= new RenderPoolError(
+        'render_pool_stopped',
+        'the render pool is stopped: the service is going down',
+      )
+      await Promise.all([lanes.common.stop(stopped), lanes.suspect.stop(stopped)])
+    },
+  }
+}
+
+type Lanes = { readonly common: RenderLane; readonly suspect: RenderLane }
+
+async function renderBatch(
+  lanes: Lanes,
+  suspects: Suspects,
+  requests: readonly RenderRequest[],
+): Promise<RenderBatch> {
+  const prepared = prepareAll(requests)
+  const ready = prepared.filter((message) => 'source' in message)
+  const settled = await settle(lanes, suspects, ready)
+
+  const results: RenderResult[] = []
+  const deferred: string[] = []
+  requests.forEach(({ id }, index) => {
+    const message = prepared[index]
+    if (message === undefined) return
+    const outcome = 'source' in message ? settled.get(message) : message
+    if (outcome === undefined || 'skipped' in outcome) deferred.push(id)
+    else if ('failure' in outcome) results.push({ id, ok: false, ...outcome.failure })
+    else results.push({ id, ok: true, rendered: outcome.rendered })
+  })
+  return { results, deferred }
+}
+
+/** The outcomes of those that were tried. When all are suspect, or become so while they wait, all are tried. */
+async function settle(
+  lanes: Lanes,
+  suspects: Suspects,
+  messages: readonly LaneMessage[],
+): Promise<Map<LaneMessage, Outcome | undefined>> {
+  const common = messages.filter(({ source }) => !suspects.has(source.key))
+  const outcomes = common.length === 0 ? [] : await lanes.common.run(common)
+  if (!outcomes.every((outcome) => 'skipped' in outcome)) {
+    return new Map(common.map((message, index) => [message, outcomes[index]]))
+  }
+  // One job each, so that suspects take turns.
+  const alone = messages.map(async (message) => {
+    const [outcome] = await lanes.suspect.run([message])
+    return [message, outcome] as const
+  })
+  return new Map(await Promise.all(alone))
+}
+
+function prepareAll(
+  requests: readonly RenderRequest[],
+): (LaneMessage | { readonly failure: RenderFailure })[] {
+  const sizes = new Map<string, TemplateSize>()
+  return requests.map(({ template, variables }) => {
+    const size = sizes.get(template.key) ?? sizeOf(template)
+    sizes.set(template.key, size)
+    const failure = tooLarge(template, size)
+    if (failure !== undefined) return { failure }
+    const json = toJson(variables)
+    return typeof json === 'string' ? { source: template, size, variables: json } : json
+  })
+}
+
+function toJson(variables: Readonly<Record<string, unknown>>): string | { readonly failure: RenderFailure } {
+  let json: string | undefined
+  try {
+    json = JSON.stringify(variables)
+  } catch (error) {
+    // A cycle, a BigInt, or data nested deeper than the stack.
+    const why = error instanceof Error ? error.name : 'an error'
+    return {
+      failure: { code: 'variables_invalid', reason: `The variables cannot be written as JSON (${why})` },
+    }
+  }
+  if (json === undefined || !json.startsWith('{')) {
+    return { failure: { code: 'variables_invalid', reason: 'The variables are not a JSON object' } }
+  }
+  if (json.length <= MAX_VARIABLES_CHARS) return json
+  const reason = `The variables are ${json.length} characters of JSON, more than ${MAX_VARIABLES_CHARS}`
+  return { failure: { code: 'variables_too_large', reason } }
+}
+
+async function checkSource(lane: RenderLane, source: TemplateSource): Promise<CheckResult> {
+  const size = sizeOf(source)
+  const failure = tooLarge(source, size)
+  if (failure !== undefined) return { ok: false, ...failure }
+  const [outcome] = await lane.run([{ source, size, variables: null }], 'first')
+  return outcome !== undefined && 'failure' in outcome ? { ok: false, ...outcome.failure } : { ok: true }
+}

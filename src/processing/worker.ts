@@ -1,0 +1,211 @@
+import type { Catalog, Stream } from '../catalog.ts'
+import type { Database } from '../db/pool.ts'
+import { inRelaxedTransaction, inTransaction, type Transaction } from '../db/transaction.ts'
+import type { Log } from '../log.ts'
+import { Loop } from '../loop.ts'
+import type { Meter } from '../meter.ts'
+import type { Bells } from '../queue/bells.ts'
+import { type Boss, within } from '../queue/boss.ts'
+import { dispatchQueue, jobPriority, type ProcessJob, processQueue } from '../queue/queues.ts'
+import { prepareBatch } from './prepare.ts'
+import * as queries from './queries.ts'
+import type { RenderPool } from './render/render-pool.ts'
+
+/**
+ * Processing prepares accepted messages for dispatch.
+ *
+ * Takes in: jobs of `process.<stream>`, each a batch of ids of messages that are `accepted`. Leaves
+ * behind, in one transaction: the messages `queued` for a provider with what was rendered, or `dead` with
+ * the reason, or `suppressed`; one dispatch job for each that is queued; no processing job.
+ *
+ * If the process dies
+ * - before the claim commits: the job was never taken;
+ * - between the claim and the final commit: nothing was written; upkeep gives the job back when the
+ *   worker's session lock is gone. A batch that comes back is split into jobs of one id each, which a
+ *   loop of its own takes, so that one message that kills a worker cannot hold the others;
+ * - after the final commit: done.
+ */
+
+const JOBS_PER_ROUND = 4
+const IDLE_MS = 1_000
+/** Jobs of one message that must be processed alone; the ordinary loop does not see them. */
+const ALONE_PRIORITY = -1
+/** A message that was being processed when its worker died, this many times over, is not tried again. */
+const FATAL_DEATHS = 3
+
+export type ProcessingDeps = {
+  readonly db: Database
+  readonly boss: Boss
+  readonly bells: Bells
+  readonly meter: Meter
+  readonly log: Log
+  readonly catalog: { readonly current: Catalog }
+  readonly renderer: RenderPool
+  /** This worker's number, as registered now. */
+  readonly worker: () => number
+}
+
+type Job = { readonly id: string; readonly retryCount: number; readonly data: ProcessJob }
+
+/** The loops of one stream: one for batches, one for messages that are processed alone. */
+export function createProcessingLoops(deps: ProcessingDeps, stream: string): Loop[] {
+  const queue = processQueue(stream)
+  const batches = new Loop({
+    name: queue,
+    log: deps.log,
+    idleMs: IDLE_MS,
+    round: () => processRound(deps, stream, { batchSize: JOBS_PER_ROUND, minPriority: 0 }),
+  })
+  const alone = new Loop({
+    name: `${queue} alone`,
+    log: deps.log,
+    idleMs: IDLE_MS,
+    round: () => processRound(deps, stream, { batchSize: 1, maxPriority: ALONE_PRIORITY }),
+  })
+  deps.bells.attach(queue, batches.bell)
+  return [batches, alone]
+}
+
+type Fetch = { batchSize: number; minPriority?: number; maxPriority?: number }
+
+async function processRound(deps: ProcessingDeps, streamName: string, fetch: Fetch): Promise<boolean> {
+  const stream = deps.catalog.current.streams.get(streamName)
+  if (stream === undefined) return false
+  const queue = processQueue(streamName)
+  const jobs = await inRelaxedTransaction(deps.db, async (trx) => {
+    const fetched: Job[] = await deps.boss.fetch<ProcessJob>(queue, { ...fetch, ...within(trx) })
+    if (fetched.length > 0) {
+      const ids = fetched.map((job) => job.id)
+      await queries.recordClaims(trx, queue, ids, deps.worker())
+    }
+    return fetched
+  })
+  if (jobs.length === 0) return false
+
+  const [returned, fresh] = partition(jobs, (job) => job.retryCount > 0 && job.data.ids.length > 1)
+  if (returned.length > 0) await splitJobs(deps, queue, returned)
+  if (fresh.length > 0) await processJobs(deps, stream, fresh)
+  return true
+}
+
+/** Each message of a batch that came back from a dead worker gets a job of its own. */
+async function splitJobs(deps: ProcessingDeps, queue: string, jobs: readonly Job[]): Promise<void> {
+  await inTransaction(deps.db, async (trx) => {
+    if (!(await finishJobs(deps, trx, queue, jobs))) return
+    const ids = jobs.flatMap((job) => job.data.ids)
+    await insertAlone(deps, trx, queue, ids)
+  })
+  deps.log.warn({ queue, jobs: jobs.length }, 'batch of a dead worker split into single messages')
+}
+
+async function processJobs(deps: ProcessingDeps, stream: Stream, jobs: readonly Job[]): Promise<void> {
+  const queue = processQueue(stream.name)
+  const batch = await queries.loadAccepted(
+    deps.db,
+    jobs.flatMap((job) => job.data.ids),
+  )
+  const { rows, deferred } = await prepareBatch(deps, stream, deps.catalog.current.providers, batch)
+  const killers = new Set(jobs.filter((job) => job.retryCount >= FATAL_DEATHS).flatMap((job) => job.data.ids))
+  const decided = rows.map((row) => (killers.has(row.id) ? fatal(row) : row))
+
+  const priorities = new Map(batch.map((each) => [each.id, each.priority]))
+  const stored = await inTransaction(deps.db, async (trx) => {
+    // First the jobs: if they are no longer ours, a rescuer gave them to someone else.
+    if (!(await finishJobs(deps, trx, queue, jobs))) return []
+    const kept = decided.length > 0 ? await queries.storeProcessed(trx, decided) : new Set<string>()
+    const queued = decided.filter((row) => row.status === 'queued' && kept.has(row.id))
+    await enqueue(deps, trx, stream, queued, priorities)
+    await insertAlone(deps, trx, queue, deferred)
+    return decided.filter((row) => kept.has(row.id))
+  })
+  report(deps, stream, stored)
+}
+
+/** False when the jobs were given back meanwhile (this worker was taken for dead): nothing is settled then. */
+async function finishJobs(
+  deps: ProcessingDeps,
+  trx: Transaction,
+  queue: string,
+  jobs: readonly Job[],
+): Promise<boolean> {
+  const ids = jobs.map((job) => job.id)
+  const released = await queries.releaseClaims(trx, queue, ids, deps.worker())
+  if (released < ids.length) {
+    deps.log.warn(
+      { queue, jobs: ids.length, released },
+      'claim lost while processing; leaving the rest to others',
+    )
+    return false
+  }
+  await deps.boss.deleteJob(queue, [...jobs], within(trx))
+  return true
+}
+
+async function insertAlone(
+  deps: ProcessingDeps,
+  trx: Transaction,
+  queue: string,
+  ids: readonly string[],
+): Promise<void> {
+  if (ids.length === 0) return
+  const jobs = ids.map((id) => ({ data: { ids: [id] }, priority: ALONE_PRIORITY }))
+  await deps.boss.insert(queue, jobs, within(trx))
+}
+
+async function enqueue(
+  deps: ProcessingDeps,
+  trx: Transaction,
+  stream: Stream,
+  queued: readonly queries.ProcessedRow[],
+  priorities: ReadonlyMap<string, number>,
+): Promise<void> {
+  for (const [provider, rows] of Map.groupBy(queued, (row) => row.provider ?? '')) {
+    const jobs = rows.map((row) => ({
+      id: row.id,
+      priority: jobPriority(priorities.get(row.id) ?? stream.priority),
+    }))
+    await deps.boss.insert(dispatchQueue(provider, stream.name), jobs, within(trx))
+  }
+}
+
+function fatal(row: queries.ProcessedRow): queries.ProcessedRow {
+  return {
+    ...row,
+    status: 'dead',
+    provider: null,
+    prepared: null,
+    code: 'worker_died',
+    reason: `The worker died ${FATAL_DEATHS} times while it processed this message; look at its template and data before retrying.`,
+  }
+}
+
+function report(deps: ProcessingDeps, stream: Stream, stored: readonly queries.ProcessedRow[]): void {
+  const flow = { stage: 'processing', stream: stream.name, provider: '' }
+  deps.meter.wentOut(flow, stored.length)
+  for (const [provider, rows] of Map.groupBy(stored, (row) => row.provider)) {
+    if (provider === null) continue
+    deps.meter.cameIn({ stage: 'dispatch', stream: stream.name, provider }, rows.length)
+    deps.bells.ring(dispatchQueue(provider, stream.name))
+  }
+  for (const row of stored) {
+    if (row.status === 'dead') {
+      deps.log.warn(
+        {
+          message: row.id,
+          stage: 'processing',
+          code: row.code,
+          template: row.template,
+          version: row.template_version,
+        },
+        'message is dead',
+      )
+    }
+  }
+}
+
+function partition<T>(items: readonly T[], test: (item: T) => boolean): [T[], T[]] {
+  const yes: T[] = []
+  const no: T[] = []
+  for (const item of items) (test(item) ? yes : no).push(item)
+  return [yes, no]
+}

@@ -1,0 +1,47 @@
+/**
+ * Every queue and its options, in one place.
+ *
+ * | queue | a job is | its own table because |
+ * |---|---|---|
+ * | `process.<stream>` | `{ids}`, a batch of message ids of one priority | a stream's backlog is not another's |
+ * | `dispatch.<provider>.<stream>` | one message; the job's id is the message's | slots and pace belong to both |
+ *
+ * Jobs end by `deleteJob`: our own tables are the history, and deleting writes 40 % less WAL than
+ * completing. Expiry, heartbeats and retries of pg-boss are not used: a dead worker is noticed within
+ * seconds by its session lock, and a failed attempt is a new job with its own delay.
+ */
+const OPTIONS = {
+  policy: 'standard',
+  partition: true,
+  // A job given back after its worker died becomes a retry; how often that may happen is decided by the
+  // stage that owns it, which can say why in the dead letter.
+  retryLimit: 10_000,
+  retryDelay: 0,
+  retentionSeconds: 365 * 86_400,
+} as const
+
+export type QueueDefinition = { readonly name: string; readonly options: typeof OPTIONS }
+
+export type ProcessJob = { readonly ids: readonly string[] }
+
+export function processQueue(stream: string): string {
+  return `process.${stream}`
+}
+
+export function dispatchQueue(provider: string, stream: string): string {
+  return `dispatch.${provider}.${stream}`
+}
+
+/** pg-boss fetches the highest number first; our 0 is the most urgent of 0–9. */
+export function jobPriority(priority: number): number {
+  return 9 - priority
+}
+
+/** The queues that these streams and providers need. */
+export function queuesFor(streams: readonly string[], providers: readonly string[]): QueueDefinition[] {
+  const names = streams.flatMap((stream) => [
+    processQueue(stream),
+    ...providers.map((provider) => dispatchQueue(provider, stream)),
+  ])
+  return names.map((name) => ({ name, options: OPTIONS }))
+}

@@ -1,0 +1,200 @@
+import { randomUUID } from 'node:crypto'
+import type { Pool } from 'pg'
+import { LiveCatalog } from './catalog.ts'
+import type { Config } from './config.ts'
+import { type Database, openPool } from './db/pool.ts'
+import { createApp } from './http/app.ts'
+import { type HttpServer, listen } from './http/server.ts'
+import { Acceptor } from './intake/accept.ts'
+import { createMoverLoop } from './intake/mover.ts'
+import { Keyring } from './keys.ts'
+import type { Log } from './log.ts'
+import type { Loop } from './loop.ts'
+import { Meter } from './meter.ts'
+import { createRenderPool, type RenderPool } from './processing/render/render-pool.ts'
+import { seedDefaultProvider } from './providers.ts'
+import { Bells } from './queue/bells.ts'
+import { type Boss, ensureQueues, startBoss } from './queue/boss.ts'
+import { Rescuer } from './upkeep/rescue.ts'
+import { createUpkeepLoop } from './upkeep/upkeep.ts'
+import { Worker } from './worker.ts'
+
+/**
+ * Puts the chosen roles together over one pool, and takes them apart again in the order that loses
+ * nothing: the door closes, what came in is moved and answered, sends in flight finish and are settled.
+ */
+
+export type Service = {
+  /** Where the API listens; undefined in a process without the role `api`. */
+  readonly url: string | undefined
+  readonly hasInbox: boolean
+  readonly db: Database
+  /** Finishes what is in flight within the configured limit. Safe to call twice. */
+  stop(): Promise<void>
+}
+
+/** What every part of the process shares. */
+export type Core = {
+  readonly config: Config
+  readonly log: Log
+  readonly databaseUrl: string
+  readonly serviceRole: string | undefined
+  readonly db: Database
+  readonly pool: Pool
+  readonly boss: Boss
+  readonly bells: Bells
+  readonly meter: Meter
+  readonly catalog: LiveCatalog
+  readonly renderer: RenderPool
+}
+
+export type ServiceOptions = {
+  readonly config: Config
+  readonly log: Log
+  readonly databaseUrl: string
+  /** See migrate(): the role each connection works as. */
+  readonly serviceRole: string | undefined
+}
+
+export async function startService(options: ServiceOptions): Promise<Service> {
+  const { core, close } = await openCore(options)
+  try {
+    return await startRoles(core, close)
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+async function openCore(options: ServiceOptions): Promise<{ core: Core; close: () => Promise<void> }> {
+  const { config, log, databaseUrl, serviceRole } = options
+  const {
+    db,
+    pool,
+    close: closePool,
+  } = openPool({
+    url: databaseUrl,
+    maxConnections: config.databaseConnections,
+    role: serviceRole,
+    log,
+  })
+  try {
+    await seedDefaultProvider(db, config)
+    const catalog = await LiveCatalog.open(db, () => ensureQueues(db))
+    const boss = await startBoss(pool)
+    const bells = new Bells(pool, log)
+    const renderer = createRenderPool()
+    const close = async () => {
+      bells.stop()
+      await renderer.stop()
+      await boss.stop({ graceful: false })
+      await closePool()
+    }
+    const core: Core = {
+      config,
+      log,
+      databaseUrl,
+      serviceRole,
+      db,
+      pool,
+      boss,
+      bells,
+      meter: new Meter(),
+      catalog,
+      renderer,
+    }
+    return { core, close }
+  } catch (error) {
+    await closePool()
+    throw error
+  }
+}
+
+async function startRoles(core: Core, close: () => Promise<void>): Promise<Service> {
+  const { config, db, log } = core
+  const worker = config.roles.has('worker') ? await Worker.start(core) : undefined
+  const { acceptor, mover } = createIntake(core)
+  const upkeep = createUpkeep(core, worker)
+  mover.start()
+  upkeep.start()
+  const hasInbox = [...core.catalog.current.providers.values()].some(({ transport }) => transport === 'inbox')
+  const server = config.roles.has('api') ? await openApi(core, acceptor, hasInbox) : undefined
+
+  const stopAll = async () => {
+    const limit = AbortSignal.timeout(config.stopTimeoutMs)
+    await server?.close(limit)
+    await mover.stop()
+    await worker?.stop(limit)
+    await upkeep.stop()
+    await close()
+    log.info({}, 'stopped')
+  }
+  let stopping: Promise<void> | undefined
+  return {
+    url: server?.url,
+    hasInbox,
+    db,
+    stop() {
+      stopping ??= stopAll()
+      return stopping
+    },
+  }
+}
+
+function createIntake(core: Core): { acceptor: Acceptor; mover: Loop } {
+  const { db, boss, bells, meter, catalog, log } = core
+  const acceptor: Acceptor = new Acceptor(db, () => mover.bell.ring())
+  const mover: Loop = createMoverLoop({
+    db,
+    boss,
+    bells,
+    meter,
+    catalog,
+    log,
+    isAwaited: (id) => acceptor.isAwaited(id),
+    onMoved: (outcomes) => acceptor.settle(outcomes),
+  })
+  return { acceptor, mover }
+}
+
+function createUpkeep(core: Core, worker: Worker | undefined): Loop {
+  const { db, boss, bells, meter, catalog, log } = core
+  const rescuer =
+    worker === undefined
+      ? undefined
+      : new Rescuer({ db, boss, bells, log, worker: () => worker.number, now: Date.now })
+  return createUpkeepLoop({
+    db,
+    log,
+    meter,
+    catalog,
+    process: randomUUID(),
+    rescue:
+      rescuer === undefined
+        ? undefined
+        : async () => {
+            bells.hasPeers = (await rescuer.look()) > 0
+          },
+  })
+}
+
+async function openApi(core: Core, acceptor: Acceptor, hasInbox: boolean): Promise<HttpServer> {
+  const { config, db, log, catalog, renderer } = core
+  const app = createApp({
+    db,
+    log,
+    catalog,
+    hasInbox,
+    keyring: new Keyring(db, config.apiKey),
+    maxBodyBytes: config.maxBodyBytes,
+    acceptTimeoutMs: config.acceptTimeoutMs,
+    accept: (row, options) => acceptor.accept(row, options),
+    checkTemplate: async (parts) => {
+      const checked = await renderer.check({ key: 'draft', ...parts })
+      return checked.ok ? undefined : checked.reason
+    },
+  })
+  const server = await listen(app, config)
+  log.info({ url: server.url, roles: [...config.roles] }, 'listening')
+  return server
+}

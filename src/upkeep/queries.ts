@@ -1,0 +1,130 @@
+import { sql } from 'kysely'
+import type { Database } from '../db/pool.ts'
+import { WORKER_LOCK } from '../db/session.ts'
+import type { Transaction } from '../db/transaction.ts'
+import type { Count } from '../meter.ts'
+
+export type OtherWorker = { readonly number: number; readonly name: string; readonly lock_is_free: boolean }
+
+/** The other workers; locks that are free are held by this transaction until it ends. */
+export async function probeWorkers(trx: Transaction, self: number): Promise<OtherWorker[]> {
+  const { rows } = await sql<OtherWorker>`/* upkeep.probe_workers */
+    select number, name, pg_try_advisory_xact_lock(${WORKER_LOCK}::integer, number) as lock_is_free
+    from mail.worker
+    where number <> ${self}
+  `.execute(trx)
+  return rows
+}
+
+export type RescuedMessage = {
+  readonly id: string
+  readonly queue: string
+  readonly priority: number
+  readonly status: 'queued' | 'unknown' | 'dead'
+}
+
+/**
+ * What a dead worker was sending: nobody knows whether it went out. By the stream's `on_unknown` it is
+ * sent again (dead when its attempts are used up) or held. Found through the active jobs, which are few:
+ * `mail.message` has no index on its state.
+ */
+export async function rescueMessages(trx: Transaction, worker: number): Promise<RescuedMessage[]> {
+  const { rows } = await sql<RescuedMessage>`/* upkeep.rescue_messages */
+    with queues as materialized (
+      select array_agg(name) as names from pgboss.queue where name like 'dispatch.%'
+    ), lost as materialized (
+      select
+        m.id, j.name as queue,
+        case
+          when s.on_unknown is distinct from 'retry' then 'unknown'
+          when m.attempts >= s.attempts then 'dead'
+          else 'queued'
+        end as status
+      from pgboss.job j
+      join mail.message m on m.id = j.id
+      left join mail.stream s on s.name = m.stream
+      where j.name = any ((select names from queues)) and j.state = 'active'
+        and m.status = 'sending' and m.worker = ${worker}
+    ), rescued as (
+      update mail.message m
+      set status = lost.status, worker = null, last_error = 'worker_died'
+      from lost
+      where m.id = lost.id
+      returning m.*, lost.queue
+    ), happened as (
+      insert into mail.event (message_id, type, detail)
+      select
+        id,
+        case status when 'queued' then 'recovered' else status end,
+        json_build_object('provider', provider, 'attempt', attempts, 'code', 'worker_died', 'worker', ${worker}::integer)
+      from rescued
+    ), dead as (
+      insert into mail.dead_letter (
+        message_id, stage, code, reason, attempts, stream, provider, template, template_version, source
+      )
+      select
+        id, 'dispatch', 'worker_died', 'The worker died while sending it, in each of its attempts; it may have been sent.',
+        attempts, stream, provider, template, template_version, source
+      from rescued where status = 'dead'
+    )
+    select id, queue, priority, status from rescued
+  `.execute(trx)
+  return rows
+}
+
+/** The processing jobs a dead worker held. */
+export async function takeClaims(
+  trx: Transaction,
+  worker: number,
+): Promise<{ queue: string; job_id: string }[]> {
+  return trx.deleteFrom('mail.claim').where('worker', '=', worker).returning(['queue', 'job_id']).execute()
+}
+
+export async function forgetWorker(trx: Transaction, worker: number): Promise<void> {
+  await trx.deleteFrom('mail.worker').where('number', '=', worker).execute()
+}
+
+export type IntakeLoss = { readonly intact_at: Date; readonly at_least: string; readonly at_most: string }
+
+export async function watchIntake(db: Database): Promise<IntakeLoss[]> {
+  const { rows } = await sql<IntakeLoss>`/* upkeep.watch_intake */
+    select intact_at, at_least, at_most from mail.watch_intake()
+  `.execute(db)
+  return rows
+}
+
+export async function addThroughput(db: Database, process: string, counts: readonly Count[]): Promise<void> {
+  if (counts.length === 0) return
+  await sql`/* upkeep.throughput */
+    insert into mail.throughput as t (bucket_at, process, stage, stream, provider, came_in, went_out)
+    select date_bin('10 seconds', clock_timestamp(), 'epoch'), ${process}::uuid, stage, stream, provider, "cameIn", "wentOut"
+    from json_to_recordset(${JSON.stringify(counts)}::json)
+      as count (stage text, stream text, provider text, "cameIn" bigint, "wentOut" bigint)
+    on conflict (bucket_at, process, stage, stream, provider)
+    do update set came_in = t.came_in + excluded.came_in, went_out = t.went_out + excluded.went_out
+  `.execute(db)
+}
+
+export async function ensurePartitions(db: Database): Promise<number> {
+  const { rows } = await sql<{ made: number }>`/* upkeep.partitions */
+    select mail.ensure_partitions() as made
+  `.execute(db)
+  return rows[0]?.made ?? 0
+}
+
+const PURGE_ROWS = 10_000
+
+/** Removes what has served its time, a bounded number of rows a call; true when there may be more. */
+export async function purge(db: Database): Promise<boolean> {
+  const { rows } = await sql<{ keys: string }>`/* upkeep.purge */
+    with keys as (
+      delete from mail.idempotency
+      where (scope, key) in (select scope, key from mail.idempotency where expires_at < now() limit ${PURGE_ROWS})
+      returning 1
+    ), rates as (
+      delete from mail.throughput where bucket_at < now() - interval '2 hours'
+    )
+    select count(*) as keys from keys
+  `.execute(db)
+  return Number(rows[0]?.keys) === PURGE_ROWS
+}

@@ -1,0 +1,200 @@
+/**
+ * What hostile templates and hostile data may try. Each attack must end, as a failure or harmlessly, within the hard
+ * stop and the time a new thread takes to start; the process must live on, with its memory bounded.
+ */
+import assert from 'node:assert/strict'
+import { after, describe, test } from 'node:test'
+import { RENDER_FAILURES, type RenderFailureCode } from '../../src/processing/render/contract.ts'
+import { createRenderPool } from '../../src/processing/render/render-pool.ts'
+
+const BOUND_MS = 5_000
+const BOUND_RSS_BYTES = 300 * 1024 * 1024
+const pool = createRenderPool()
+const big = 'x'.repeat(250_000)
+/** An array nested 16 times, each level holding the one below twice: as large as a value may be. */
+const nested = `{% assign e = "" | split: "," %}{% assign a = e %}${'{% assign a = e | push: a | push: a %}'.repeat(16)}`
+
+type Attack = { readonly html: string; readonly variables?: Record<string, unknown>; readonly ends: Ending }
+/** What must come out: a code, a text, or `any` where only the bounds matter. */
+type Ending = RenderFailureCode | { readonly html: string } | 'any'
+
+const ATTACKS: Readonly<Record<string, Attack>> = {
+  'capture doubling': {
+    html: `{% assign a = "x" %}${'{% capture a %}{{a}}{{a}}{% endcapture %}'.repeat(25)}{{ a }}`,
+    ends: 'template_syntax',
+  },
+  'append doubling': {
+    html: `{% assign a = "x" %}${'{% assign a = a | append: a %}'.repeat(40)}{{ a }}`,
+    ends: 'template_memory',
+  },
+  'prepend doubling': {
+    html: `{% assign a = "x" %}${'{% assign a = a | prepend: a %}'.repeat(40)}{{ a }}`,
+    ends: 'template_memory',
+  },
+  'concat doubling': {
+    html: `{% assign a = "x" | split: "," %}${'{% assign a = a | concat: a %}'.repeat(40)}{{ a }}`,
+    ends: 'template_memory',
+  },
+  'many references to one large string': {
+    html: `{% assign a = "" | split: "," | push: b %}${'{% assign a = a | concat: a %}'.repeat(11)}{{ a }}`,
+    variables: { b: big },
+    ends: 'template_memory',
+  },
+  'arrays nested by powers of two': {
+    html: `{% assign a = "x" | split: "," %}${'{% assign a = a | push: a | push: a %}'.repeat(60)}{{ a }}`,
+    ends: 'template_memory',
+  },
+  'replace growth': {
+    html: `{% assign a = "xx" %}${'{% assign a = a | replace: "x", "xxxxxxxx" %}'.repeat(12)}{{ a }}`,
+    ends: 'template_memory',
+  },
+  'split into characters': {
+    html: '{{ b | split: "" | join: b }}',
+    variables: { b: big },
+    ends: 'template_memory',
+  },
+  'url_encode growth': {
+    html: `{% assign a = b %}${'{% assign a = a | url_encode %}'.repeat(30)}{{ a }}`,
+    variables: { b: '%'.repeat(100_000) },
+    ends: 'template_memory',
+  },
+  'json of one object many times': {
+    html: `{% assign a = b | split: "," | push: o %}${'{% assign a = a | concat: a %}'.repeat(10)}{{ a | json }}`,
+    variables: { b: '', o: { [big]: 1 } },
+    ends: 'template_memory',
+  },
+  'json indentation': { html: '{{ a | json: 1000000 }}', variables: { a: [1] }, ends: { html: '[1]' } },
+  'a huge range': { html: '{% for i in (1..999999999) %}{% endfor %}', ends: 'template_memory' },
+  'a range written out': { html: '{{ (1..299999) }}', ends: 'any' },
+  'a range from data': {
+    html: '{% for i in (1..n) %}{% endfor %}',
+    variables: { n: '1e300' },
+    ends: 'template_memory',
+  },
+  'a range where adding 1 changes nothing': {
+    html: '{% for i in (9007199254740992..9007199254740994) %}{% endfor %}',
+    ends: 'template_memory',
+  },
+  'the same range from data': {
+    html: '{% for i in (a..b) %}{% endfor %}',
+    variables: { a: 9007199254740992, b: '9007199254740994' },
+    ends: 'template_memory',
+  },
+  'the same range in a property path': {
+    html: '{{ a | where: b }}',
+    variables: { a: [{ c: 1 }], b: 'c[(9007199254740992..9007199254740994)]' },
+    ends: 'template_failed',
+  },
+  'nested empty loops': {
+    html: `${'{% for i in (1..9999) %}'.repeat(4)}${'{% endfor %}'.repeat(4)}`,
+    ends: 'template_timeout',
+  },
+  'a loop that writes': {
+    html: '{% for i in (1..299999) %}{{ b }}{% endfor %}',
+    variables: { b: big },
+    ends: 'output_too_large',
+  },
+  'deep nesting of tags': {
+    html: `${'{% if true %}'.repeat(2_400)}x${'{% endif %}'.repeat(2_400)}`,
+    ends: 'any',
+  },
+  'deep nesting of data': { html: '{{ a }}{{ a | json }}', variables: { a: nest(3_000) }, ends: 'any' },
+  'a wide date': { html: '{{ "now" | date: "%9999999d" }}', ends: 'template_memory' },
+  'wide nanoseconds': { html: '{{ "now" | date: "%999999999N" }}', ends: 'template_memory' },
+  'a long date format': {
+    html: '{{ "now" | date: f }}',
+    variables: { f: '%d'.repeat(100_000) },
+    ends: 'template_failed',
+  },
+  where_exp: { html: '{{ a | where_exp: "x", "x" }}', variables: { a: [1] }, ends: 'template_syntax' },
+  'strip_html with openers only': {
+    html: '{{ b | strip_html }}',
+    variables: { b: '<!--'.repeat(60_000) },
+    ends: 'any',
+  },
+  'squish of blanks': {
+    html: '[{{ b | squish }}]',
+    variables: { b: ' '.repeat(250_000) },
+    ends: { html: '[]' },
+  },
+  'sort of a large range': { html: '{{ (1..250000) | sort | sort_natural | size }}', ends: 'any' },
+  'sort of objects with hostile keys': {
+    html: '{{ a | sort: "__proto__" | sort: "valueOf" | map: "constructor" | json }}',
+    variables: { a: [{ valueOf: 1 }, JSON.parse('{"__proto__":2}'), { toString: 3, constructor: 4 }] },
+    ends: 'any',
+  },
+  'sort of arrays compared as text': { html: `${nested}{{ (1..9) | concat: a | sort | size }}`, ends: 'any' },
+  'equal arrays compared again and again': {
+    html: `${nested}{% if ${'a == a and '.repeat(400)}true %}{% endif %}`,
+    ends: 'template_timeout',
+  },
+  'an object that cannot become text': {
+    html: '{{ a }}',
+    variables: { a: { toString: 1, valueOf: 2 } },
+    ends: 'template_failed',
+  },
+  'reading prototypes': {
+    html: '{{ a.constructor }}{{ a.__proto__ }}{{ a["prototype"] }}{{ "x".constructor }}{{ b.map }}{{ a.toString }}{{ constructor }}{{ __proto__ }}',
+    variables: { a: {}, b: [] },
+    ends: { html: '' },
+  },
+  'prototypes as filters': { html: '{{ "x" | valueOf }}', ends: 'template_syntax' },
+  'reading through the loop object': {
+    html: '{% for i in (1..1) %}{{ forloop.__proto__.__proto__.__proto__.constructor }}{% endfor %}',
+    ends: { html: '' },
+  },
+  'calling the constructor of the loop object': {
+    html: '{% for i in (1..1) %}{{ forloop.constructor }}{% endfor %}',
+    ends: 'template_failed',
+  },
+  'assigning to a prototype': {
+    html: '{% assign __proto__ = a %}{{ polluted }}{{ "".polluted }}',
+    variables: { a: { polluted: 'yes' } },
+    ends: { html: '' },
+  },
+  'including a file': { html: '{% include "/etc/passwd" %}', ends: 'template_syntax' },
+  'rendering a file': { html: '{% render "/etc/passwd" %}', ends: 'template_syntax' },
+  'a file as layout': { html: '{% layout "/etc/passwd" %}', ends: 'template_syntax' },
+  'including itself': { html: '{% include "attack" %}', ends: 'template_syntax' },
+  'a comment of line breaks': { html: `{% # x${'\n'.repeat(60_000)}# %}`, ends: 'template_timeout' },
+  'retaining large cycle names': {
+    html: '{% for i in (1..4000) %}{% assign g = a | push: i %}{% cycle g: "" %}{% endfor %}',
+    variables: { a: ['日'.repeat(250_000)] },
+    ends: 'any',
+  },
+}
+
+function nest(levels: number): unknown {
+  let value: unknown = 1
+  for (let level = 0; level < levels; level += 1) value = [value]
+  return value
+}
+
+describe('an attack ends', () => {
+  after(() => pool.stop())
+
+  for (const [name, { html, variables = {}, ends }] of Object.entries(ATTACKS)) {
+    test(name, async () => {
+      const template = { key: `${name}@1`, subject: null, html, text: null }
+      const startedAt = performance.now()
+      const { results } = await pool.render([{ id: name, template, variables }])
+      assert.ok(performance.now() - startedAt < BOUND_MS)
+      const [result] = results
+      assert.ok(result)
+      if (result.ok)
+        assert.ok(
+          ends === 'any' || typeof ends === 'object',
+          `rendered ${result.rendered.html?.slice(0, 80)}`,
+        )
+      else assert.ok(RENDER_FAILURES.includes(result.code))
+      if (typeof ends === 'object') assert.deepEqual(result, { id: name, ok: true, rendered: ends })
+      else if (ends !== 'any')
+        assert.equal(result.ok ? 'rendered' : result.code, ends, JSON.stringify(result))
+      assert.equal('polluted' in {}, false)
+    })
+  }
+
+  test('and the process has not grown beyond its bounds', () => {
+    assert.ok(process.memoryUsage.rss() < BOUND_RSS_BYTES, `resident: ${process.memoryUsage.rss()}`)
+  })
+})

@@ -1,0 +1,195 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { RenderPoolError, type RenderRequest } from '../../src/processing/render/contract.ts'
+import {
+  createRenderPool,
+  type RenderPool,
+  type RenderPoolOptions,
+} from '../../src/processing/render/render-pool.ts'
+
+/** Compares two large arrays within one tag, where the engine does not look at its clock. */
+const STUCK = `{% assign e = "" | split: "," %}{% assign a = e %}${'{% assign a = e | push: a | push: a %}'.repeat(16)}{% if stuck %}{% if ${'a == a and '.repeat(900)}true %}{% endif %}{% endif %}`
+/** Pairs every element with its key at once: several times what a thread of HOARDED_HEAP_MB has. */
+const HOARDING = '{% assign a = (1..250000) | sort %}'
+const HOARDED_HEAP_MB = 16
+
+function message(id: string, html: string, variables: Record<string, unknown> = {}): RenderRequest {
+  return {
+    id,
+    template: { key: `${html.length}@${html.slice(0, 40)}`, subject: null, html, text: null },
+    variables,
+  }
+}
+const good = (id: string) => message(id, 'Hello {{ name }}', { name: id })
+const stuck = (id: string) => message(id, STUCK, { stuck: true })
+
+async function withPool(
+  options: RenderPoolOptions,
+  body: (pool: RenderPool) => Promise<void>,
+): Promise<void> {
+  const pool = createRenderPool({ hardStopMs: 300, ...options })
+  try {
+    await body(pool)
+  } finally {
+    await pool.stop()
+  }
+}
+
+async function codes(pool: RenderPool, requests: readonly RenderRequest[]) {
+  const { results, deferred } = await pool.render(requests)
+  return { codes: results.map((result) => `${result.id} ${result.ok ? 'ok' : result.code}`), deferred }
+}
+
+describe('a message that does not end', () => {
+  test('is stopped, and the rest of its batch is rendered', async () => {
+    await withPool({}, async (pool) => {
+      const batch = [good('a'), good('b'), stuck('c'), good('d')]
+      assert.deepEqual(await codes(pool, batch), {
+        codes: ['a ok', 'b ok', 'c template_timeout', 'd ok'],
+        deferred: [],
+      })
+    })
+  })
+
+  test('defers the other messages of its template in the batch', async () => {
+    await withPool({}, async (pool) => {
+      const { codes: settled, deferred } = await codes(pool, [stuck('a'), good('b'), stuck('c'), stuck('d')])
+      assert.deepEqual(settled, ['a template_timeout', 'b ok'])
+      assert.deepEqual(deferred, ['c', 'd'])
+    })
+  })
+
+  test('makes its template suspect: deferred from a mixed batch, tried in a batch of its own', async () => {
+    await withPool({}, async (pool) => {
+      await pool.render([stuck('a')])
+      assert.deepEqual(await codes(pool, [stuck('b'), good('c')]), { codes: ['c ok'], deferred: ['b'] })
+      assert.deepEqual(await codes(pool, [stuck('b'), message('d', STUCK)]), {
+        codes: ['b template_timeout', 'd ok'],
+        deferred: [],
+      })
+    })
+  })
+
+  test('holds up nobody once its template is suspect', async () => {
+    await withPool({}, async (pool) => {
+      await pool.render([stuck('a')])
+      const finished: string[] = []
+      const note = (name: string) => () => void finished.push(name)
+      await Promise.all([
+        pool.render([stuck('b'), stuck('c')]).then(note('stuck')),
+        pool.render([good('d')]).then(note('good')),
+      ])
+      assert.deepEqual(finished, ['good', 'stuck'])
+    })
+  })
+
+  test('is no longer suspect after a while', async () => {
+    let clockMs = 0
+    await withPool({ now: () => clockMs, suspectForMs: 1_000 }, async (pool) => {
+      await pool.render([stuck('a')])
+      clockMs = 999
+      assert.deepEqual((await codes(pool, [message('b', STUCK), good('c')])).deferred, ['b'])
+      clockMs = 1_000
+      assert.deepEqual((await codes(pool, [message('b', STUCK), good('c')])).deferred, [])
+    })
+  })
+
+  test('delays a check by one message at most', async () => {
+    await withPool({}, async (pool) => {
+      await pool.render([stuck('a')])
+      const finished: string[] = []
+      const note = (name: string) => () => void finished.push(name)
+      const source = { key: 'draft', subject: null, html: '{{ a }}', text: null }
+      await Promise.all([
+        pool.render([stuck('b'), stuck('c'), stuck('d')]).then(note('stuck')),
+        pool.check(source).then(note('check')),
+      ])
+      assert.deepEqual(finished, ['check', 'stuck'])
+    })
+  })
+
+  test('also ends a check', async () => {
+    await withPool({}, async (pool) => {
+      const html = `{% # x${'\n'.repeat(60_000)}# %}`
+      const result = await pool.check({ key: 'draft', subject: null, html, text: null })
+      assert.equal(result.ok ? 'ok' : result.code, 'template_timeout')
+      assert.deepEqual(await pool.check({ key: 'draft', subject: null, html: '', text: null }), { ok: true })
+    })
+  })
+})
+
+test('a slow template is suspect as well, and the rest of its messages deferred', async () => {
+  await withPool({ slowMs: 0 }, async (pool) => {
+    const slow = (id: string) => message(id, '{% for i in (1..50) %}{{ i }}{% endfor %}')
+    const { codes: settled, deferred } = await codes(pool, [slow('a'), slow('b'), good('c')])
+    assert.deepEqual([settled, deferred], [['a ok', 'c ok'], ['b']])
+  })
+})
+
+test('a batch of which all became suspect while it waited is rendered, not deferred', async () => {
+  await withPool({}, async (pool) => {
+    const [first, second] = await Promise.all([codes(pool, [stuck('a')]), codes(pool, [message('b', STUCK)])])
+    assert.deepEqual(first, { codes: ['a template_timeout'], deferred: [] })
+    assert.deepEqual(second, { codes: ['b ok'], deferred: [] })
+  })
+})
+
+test('a message that uses up the memory of its thread fails alone', async () => {
+  await withPool({ threadHeapMb: HOARDED_HEAP_MB, hardStopMs: 10_000 }, async (pool) => {
+    assert.deepEqual(await codes(pool, [good('a'), message('b', HOARDING), good('c')]), {
+      codes: ['a ok', 'b template_memory', 'c ok'],
+      deferred: [],
+    })
+  })
+})
+
+test('a pool that cannot start its thread blames no message', async () => {
+  await withPool({ threadHeapMb: 4 }, async (pool) => {
+    const isFailed = (error: unknown) =>
+      error instanceof RenderPoolError && error.code === 'render_thread_failed'
+    await assert.rejects(pool.render([good('a')]), isFailed)
+  })
+})
+
+test('results come in the order asked, whatever fails before a thread sees it', async () => {
+  await withPool({}, async (pool) => {
+    const batch = [good('a'), message('b', '{{ a', {}), message('c', 'x', { n: 1n }), good('d')]
+    assert.deepEqual((await codes(pool, batch)).codes, [
+      'a ok',
+      'b template_syntax',
+      'c variables_invalid',
+      'd ok',
+    ])
+    assert.deepEqual(await pool.render([]), { results: [], deferred: [] })
+  })
+})
+
+test('more templates than a thread keeps, and more data than one post carries, all render', async () => {
+  await withPool({}, async (pool) => {
+    const many = Array.from({ length: 1_200 }, (_, index) =>
+      message(String(index), `{{ a }} ${index}`, { a: index % 40 === 0 ? 'x'.repeat(200_000) : 'x' }),
+    )
+    for (const batch of [many, many.slice(0, 100)]) {
+      const { results } = await pool.render(batch)
+      const ends = results.map((result) => (result.ok ? result.rendered.html?.split(' ')[1] : result.code))
+      assert.deepEqual(
+        ends,
+        batch.map(({ id }) => id),
+      )
+    }
+  })
+})
+
+describe('stop', () => {
+  const isStopped = (error: unknown) =>
+    error instanceof RenderPoolError && error.code === 'render_pool_stopped'
+
+  test('rejects what is in flight and what comes after, and can be called twice', async () => {
+    const pool = createRenderPool()
+    const inFlight = assert.rejects(pool.render([stuck('a')]), isStopped)
+    const waiting = assert.rejects(pool.render([good('b')]), isStopped)
+    await Promise.all([pool.stop(), pool.stop(), inFlight, waiting])
+    await assert.rejects(pool.render([good('c')]), isStopped)
+    await assert.rejects(pool.check({ key: 'd', subject: null, html: null, text: null }), isStopped)
+  })
+})
