@@ -62,13 +62,7 @@ async function migrateLocked(client: Client, log: MigrateLog): Promise<Migrated>
     )
   }
   if (owner.canChangeSchema) {
-    await client.query('create schema if not exists mail')
-    await client.query(`
-      create table if not exists mail.migration (
-        version integer primary key,
-        name text not null,
-        applied_at timestamptz not null default now()
-      )`)
+    await makeSchema(client)
     await installBoss((text, values) => client.query(text, values))
     for (const migration of pending) await apply(client, migration)
     await settleRights(client, log)
@@ -82,6 +76,18 @@ async function migrateLocked(client: Client, log: MigrateLog): Promise<Migrated>
     applied: pending.map((each) => each.name),
     serviceRole: rows[0]?.member === true ? 'mail_service' : undefined,
   }
+}
+
+/** Only when missing: even `if not exists` asks for the right to create schemas in this database. */
+async function makeSchema(client: Client): Promise<void> {
+  const { rows } = await client.query("select to_regnamespace('mail') is null as missing")
+  if (rows[0]?.missing === true) await client.query('create schema mail')
+  await client.query(`
+    create table if not exists mail.migration (
+      version integer primary key,
+      name text not null,
+      applied_at timestamptz not null default now()
+    )`)
 }
 
 /** What is done at every run: partitions ahead, queues of every stream and provider, grants. */

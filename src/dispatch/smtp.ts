@@ -13,13 +13,16 @@ import {
   type UnreachableCode,
 } from './transport.ts'
 
-/** Upper limits. A lease must outlast `connectMs + 5 * socketMs`, the most a send takes once it has its turn. */
+/**
+ * Upper limits. Once it has its turn, a send ends within `connectMs + 2 * greetingMs + 2 * socketMs`, and within another
+ * `2 * socketMs` when it first tried a connection that turned out to be lost: a lease must outlast that.
+ */
 export type SmtpTimeouts = {
   /** From the DNS lookup to the end of STARTTLS. */
   readonly connectMs: number
-  /** For the greeting, and again for a STARTTLS handshake, within `connectMs`. */
+  /** For the greeting and for a STARTTLS handshake, within `connectMs`; then for EHLO, and again for authentication. */
   readonly greetingMs: number
-  /** Silence of the server while a reply is due. Authentication may take this long, and one message's dialogue twice. */
+  /** Silence of the server while a reply is due. The dialogue of one message may take twice as long in all. */
   readonly socketMs: number
 }
 
@@ -98,7 +101,7 @@ class SmtpSession {
     const connection = this.#connection
     const { target, timeouts } = this.#settings
     const connected = await this.#exchange<undefined>(
-      timeouts.connectMs + timeouts.socketMs,
+      timeouts.connectMs + timeouts.greetingMs,
       signal,
       (done) => connection.connect((error) => done(error, undefined)),
     )
@@ -119,7 +122,7 @@ class SmtpSession {
       )
     }
     const auth = { ...target.auth }
-    const login = await this.#exchange<unknown>(timeouts.socketMs, signal, (done) =>
+    const login = await this.#exchange<unknown>(timeouts.greetingMs, signal, (done) =>
       connection.login(auth, done),
     )
     return login.ok ? undefined : this.#abandon('auth', login.error)
@@ -219,7 +222,12 @@ class SmtpSession {
       if (signal?.aborted) return abort()
       signal?.addEventListener('abort', abort, { once: true })
       this.#failExchange = (error) => finish({ ok: false, error })
-      start((error, value) => finish(error ? { ok: false, error } : { ok: true, value }))
+      try {
+        start((error, value) => finish(error ? { ok: false, error } : { ok: true, value }))
+      } catch (cause) {
+        // The client reports through its callback; should it throw all the same, a send still ends in an outcome.
+        finish({ ok: false, error: clientError('EPROTOCOL', String(cause)) })
+      }
     })
   }
 }
