@@ -114,7 +114,8 @@ begin
   select
     seen.epoch,
     clock_timestamp(),
-    coalesce(seen.next_safe_seq, last_seq),
+    -- Never above what waits now, or a row seen waiting and moved since would count as lost.
+    least(coalesce(seen.next_safe_seq, last_seq), coalesce(min(waiting.seq) - 1, last_seq)),
     coalesce(min(waiting.seq) - 1, last_seq),
     coalesce(
       range_agg(int8range(waiting.seq, waiting.seq + 1)) filter (where waiting.idempotency_key is null),
@@ -132,7 +133,7 @@ begin
   on conflict (one) do update set
     epoch = excluded.epoch,
     checked_at = excluded.checked_at,
-    safe_seq = least(excluded.safe_seq, excluded.next_safe_seq),
+    safe_seq = excluded.safe_seq,
     next_safe_seq = excluded.next_safe_seq,
     waiting = excluded.waiting;
 end

@@ -27,7 +27,7 @@ begin
     -- The same key at the same moment waits here. The outbox is read before the settled keys: a row
     -- that the mover takes in between is then found settled.
     perform pg_advisory_xact_lock(hashtextextended(send.idempotency_key, 7461));
-    select o.id, fingerprint(o.message::jsonb) as fingerprint into known
+    select o.id, fingerprint(o.message::text) as fingerprint into known
     from mail.outbox o where o.idempotency_key = send.idempotency_key order by o.seq limit 1;
     if not found then
       select i.message_ids[1] as id, i.fingerprint into known
@@ -35,7 +35,7 @@ begin
       where i.scope = 'send' and i.key = send.idempotency_key and i.expires_at > clock_timestamp();
     end if;
     if found then
-      if known.fingerprint <> fingerprint(send.message) then
+      if known.fingerprint <> fingerprint(send.message::text) then
         raise exception 'idempotency key % was used with another message', send.idempotency_key
           using errcode = 'unique_violation', hint = 'Use a new key for a new message.';
       end if;

@@ -9,10 +9,10 @@ function integer(min: number, max: number) {
     .pipe(z.number().min(min).max(max))
 }
 
-function url(protocols: readonly string[], example: string) {
+function url(protocols: readonly string[], example: string, allowsNoHost = false) {
   return z.string().refine((text) => {
     const parsed = URL.parse(text)
-    return parsed !== null && protocols.includes(parsed.protocol)
+    return parsed !== null && protocols.includes(parsed.protocol) && (parsed.hostname !== '' || allowsNoHost)
   }, `must look like ${example}`)
 }
 
@@ -36,7 +36,12 @@ const SETTINGS = {
   },
   SLUICE_API_KEY: {
     help: 'a key with full access, at least 16 characters. Unset with the embedded database: one is made and printed once',
-    schema: z.string().min(16, 'must have at least 16 characters').optional(),
+    schema: z
+      .string()
+      .min(16, 'must have at least 16 characters')
+      // What a bearer token can carry (see http/auth.ts): any other key could never be used.
+      .regex(/^[\x21-\x7e]{1,512}$/, 'must be at most 512 ASCII characters without spaces')
+      .optional(),
   },
   HOST: { help: 'address to listen on', schema: z.string().min(1).default('127.0.0.1') },
   PORT: { help: 'port to listen on; 0 chooses a free one', schema: integer(0, 65_535).default(3000) },

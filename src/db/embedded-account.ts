@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, realpathSync, statSync } from 'node:fs'
-import { chmod, mkdir } from 'node:fs/promises'
+import { access, chmod, constants, mkdir } from 'node:fs/promises'
 import { dirname, join, relative, resolve, sep } from 'node:path'
 import { codeOf, EmbeddedPostgresError } from './embedded-error.ts'
 
@@ -104,11 +104,12 @@ function ask(command: string, ...args: string[]): string | undefined {
 async function makeOwnDirectory(dataDir: string): Promise<string> {
   try {
     await mkdir(dataDir, { recursive: true, mode: 0o700 })
+    await access(dataDir, constants.R_OK | constants.W_OK | constants.X_OK)
     return dataDir
   } catch (error) {
     throw new EmbeddedPostgresError(
       'directory_unreachable',
-      `The data directory ${dataDir} cannot be made (${codeOf(error)}). ` +
+      `The data directory ${dataDir} cannot be made or written (${codeOf(error)}). ` +
         'Choose another SLUICE_DATA_DIR or set DATABASE_URL.',
       { cause: error },
     )

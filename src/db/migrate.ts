@@ -88,6 +88,9 @@ async function makeSchema(client: Client): Promise<void> {
       name text not null,
       applied_at timestamptz not null default now()
     )`)
+  await client.query(
+    "comment on table mail.migration is 'Migrations this database has had: the files of migrations/, by number.'",
+  )
 }
 
 /** What is done at every run: partitions ahead, queues of every stream and provider, grants. */

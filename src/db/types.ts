@@ -4,7 +4,6 @@
  */
 
 import type { ColumnType } from 'kysely'
-import type { IPostgresInterval } from 'postgres-interval'
 
 export type Generated<T> =
   T extends ColumnType<infer S, infer I, infer U>
@@ -12,12 +11,6 @@ export type Generated<T> =
     : ColumnType<T, T | undefined, T>
 
 export type Int8 = ColumnType<string, bigint | number | string, bigint | number | string>
-
-export type Interval = ColumnType<
-  IPostgresInterval,
-  IPostgresInterval | number | string,
-  IPostgresInterval | number | string
->
 
 export type Numeric = ColumnType<string, number | string, number | string>
 
@@ -104,32 +97,32 @@ export interface MailIdempotency {
 export interface MailInbox {
   id: Generated<Int8>
   /**
-   * MAIL FROM of the envelope; empty for the null sender <>
+   * MAIL FROM of the envelope; empty for the null sender <>.
    */
   mail_from: string
   /**
-   * X-Sluice-Id header: mail.message.id of the message this mail is; null for mail that came from elsewhere
+   * X-Sluice-Id header: mail.message.id of the message this mail is; null for mail that came from elsewhere.
    */
   message_id: string | null
   /**
-   * the message as received in DATA, dots unstuffed
+   * The message as received in DATA, dots unstuffed.
    */
   raw: Buffer
   received_at: Generated<Timestamp>
   /**
-   * RCPT TO of the envelope, so Bcc recipients are here too
+   * RCPT TO of the envelope, so Bcc recipients are here too.
    */
   recipients: string[]
   /**
-   * From header as a mail program shows it, decoded; null when the mail has none
+   * From header as a mail program shows it, decoded; null when the mail has none.
    */
   sender: string | null
   /**
-   * length of raw
+   * Length of raw.
    */
   size_bytes: number
   /**
-   * Subject header, decoded; null when the mail has none
+   * Subject header, decoded; null when the mail has none.
    */
   subject: string | null
 }
@@ -280,7 +273,7 @@ export interface MailQueue {
   deferred: Int8 | null
   in_flight: Int8 | null
   in_per_s: Numeric | null
-  oldest_age: Interval | null
+  oldest_age: string | null
   out_per_s: Numeric | null
   provider: string | null
   ready: Int8 | null

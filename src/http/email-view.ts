@@ -22,11 +22,9 @@ const LAST_EVENT: Readonly<Record<MessageState, string>> = {
 
 /** An email as the API shows it: Resend's fields first, then ours. */
 export function presentEmail(email: Email): object {
-  const message = (
-    typeof email.message === 'object' && email.message !== null ? email.message : {}
-  ) as Partial<Message>
-  // A dead letter of the intake holds whatever was given; its fields are shown only where they have our shape.
-  const isRead = typeof message.from === 'object'
+  // A dead letter of the intake holds whatever was given, in any shape: nothing in it can be relied on.
+  const isRead = email.dead_stage !== 'intake' && email.message !== null
+  const message = (isRead ? email.message : {}) as Partial<Message>
   return {
     object: 'email',
     id: email.id,

@@ -43,7 +43,8 @@ async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> 
       stream: stream.name,
       priority: parsed.message.priority ?? stream.priority,
       idempotencyKey,
-      source: `api key ${c.get('caller').name}`.slice(0, MAX_SOURCE_LENGTH),
+      // Well-formed: half of a surrogate pair would fail the statement that everybody's rows share.
+      source: `api key ${c.get('caller').name}`.slice(0, MAX_SOURCE_LENGTH).toWellFormed(),
       // Put into words again, not passed on: one key each, no byte-order mark, nothing but JSON.
       message: JSON.stringify(body),
     },

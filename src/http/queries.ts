@@ -31,6 +31,8 @@ export type Email = {
   readonly html: string | null
   readonly text: string | null
   readonly reason: string | null
+  /** Where it died; null while it has not. */
+  readonly dead_stage: string | null
   readonly timeline: readonly EmailEvent[]
 }
 
@@ -39,7 +41,7 @@ export async function findEmail(db: Database, id: string): Promise<Email | undef
     select
       m.id, m.status, m.stream, m.priority, m.provider, m.attempts, m.accepted_at, m.sent_at, m.scheduled_at,
       m.next_attempt_at, m.provider_message_id, m.last_error, m.template, m.template_version,
-      c.message, p.subject, p.html, p.text, d.reason,
+      c.message, p.subject, p.html, p.text, d.reason, d.stage as dead_stage,
       coalesce((
         select json_agg(json_build_object('at', e.at, 'type', e.type, 'recipient', e.recipient, 'detail', e.detail) order by e.at, e.id)
         from mail.event e

@@ -1,7 +1,7 @@
 import type { Database } from '../db/pool.ts'
 import { isDatabaseAway } from '../db/sqlstate.ts'
 import { ApiError } from '../errors.ts'
-import type { MoveOutcome } from './idempotency.ts'
+import { CONFLICT_CODE, type MoveOutcome } from './idempotency.ts'
 import * as queries from './queries.ts'
 
 /**
@@ -14,6 +14,8 @@ import * as queries from './queries.ts'
  */
 
 const FLUSH_ROWS = 500
+/** One statement is one string: a burst of large mail must not grow it past what can be held. */
+const FLUSH_CHARS = 16 * 1_024 * 1_024
 /** First look for a row that our own mover did not meet; doubles up to the last. */
 const FIRST_LOOK_MS = 100
 const LAST_LOOK_MS = 800
@@ -107,7 +109,7 @@ export class Acceptor {
   async #flush(): Promise<void> {
     this.#flushing = true
     while (this.#pending.length > 0) {
-      const batch = this.#pending.splice(0, FLUSH_ROWS)
+      const batch = this.#pending.splice(0, this.#countForFlush())
       try {
         await queries.appendToIntake(
           this.#db,
@@ -121,6 +123,15 @@ export class Acceptor {
       }
     }
     this.#flushing = false
+  }
+
+  #countForFlush(): number {
+    let chars = 0
+    const overfull = this.#pending.slice(0, FLUSH_ROWS).findIndex(({ row }) => {
+      chars += row.message.length
+      return chars > FLUSH_CHARS
+    })
+    return overfull === -1 ? FLUSH_ROWS : Math.max(overfull, 1)
   }
 
   async #outcomeWithin(waiter: Waiter, timeoutMs: number): Promise<MoveOutcome | undefined> {
@@ -174,18 +185,17 @@ export class Acceptor {
       this.#db,
       overdue.map(({ row }) => ({ id: row.id, key: row.idempotencyKey, message: row.message })),
     )
-    for (const { id, status, first_id: firstId, is_same: isSame } of found) {
-      const outcome: MoveOutcome =
-        status === 'dead'
-          ? { kind: 'dead', reason: 'The message was refused while it was moved; its dead letter says why.' }
-          : status !== null || firstId === id
-            ? { kind: 'stored' }
-            : isSame === true
-              ? { kind: 'replayed', firstId: firstId ?? id }
-              : { kind: 'conflict' }
-      this.#waiting.get(id)?.moved.resolve(outcome)
-    }
+    for (const row of found) this.#waiting.get(row.id)?.moved.resolve(outcomeOf(row))
   }
+}
+
+/** What another process's mover made of a row, as our own would have told it. */
+function outcomeOf(row: queries.FoundRow): MoveOutcome {
+  // Only we knew that somebody waits: the other mover kept the conflict as a dead letter.
+  if (row.refused_code === CONFLICT_CODE) return { kind: 'conflict' }
+  if (row.refused_code !== null) return { kind: 'dead', reason: row.refused_reason ?? '' }
+  if (row.is_stored || row.first_id === null || row.first_id === row.id) return { kind: 'stored' }
+  return row.is_same === true ? { kind: 'replayed', firstId: row.first_id } : { kind: 'conflict' }
 }
 
 function unavailable(cause: unknown): ApiError {

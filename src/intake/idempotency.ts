@@ -5,6 +5,9 @@ import * as queries from './queries.ts'
 /** How long a key is remembered; Resend's 24 hours. */
 const KEY_HOURS = 24
 
+/** Code of a dead letter whose key was used before with another message. */
+export const CONFLICT_CODE = 'idempotency_conflict'
+
 export type MoveOutcome =
   | { readonly kind: 'stored' }
   | { readonly kind: 'dead'; readonly reason: string }
@@ -41,7 +44,7 @@ export async function settleIdempotency(
       outcomes.set(row.id, { kind: 'replayed', firstId: key.first_id })
     } else {
       const reason = `The idempotency key was used before with another message (${key.first_id}).`
-      if (!isAwaited(row.id)) rows.push(refuse(row, 'idempotency_conflict', reason))
+      if (!isAwaited(row.id)) rows.push(refuse(row, CONFLICT_CODE, reason))
       outcomes.set(row.id, { kind: 'conflict' })
     }
   }

@@ -105,7 +105,7 @@ export async function settleKeys(
   await sql`/* intake.claim_keys */
     insert into mail.idempotency as i (scope, key, fingerprint, message_ids, expires_at)
     select distinct on (key)
-      'send', key, mail.fingerprint(message::jsonb), array[id], now() + make_interval(hours => ${hoursKept}::integer)
+      'send', key, mail.fingerprint(message), array[id], now() + make_interval(hours => ${hoursKept}::integer)
     from json_to_recordset(${keyed}::json) as row (id uuid, seq bigint, key text, message text)
     order by key, seq -- keys in one order everywhere, so that two movers cannot wait for each other
     on conflict (scope, key) do update
@@ -114,7 +114,7 @@ export async function settleKeys(
     where i.expires_at <= clock_timestamp()
   `.execute(trx)
   const { rows: settled } = await sql<SettledKey>`/* intake.read_keys */
-    select row.id, i.message_ids[1] as first_id, i.fingerprint = mail.fingerprint(row.message::jsonb) as is_same
+    select row.id, i.message_ids[1] as first_id, i.fingerprint = mail.fingerprint(row.message) as is_same
     from json_to_recordset(${keyed}::json) as row (id uuid, key text, message text)
     join mail.idempotency i on i.scope = 'send' and i.key = row.key
   `.execute(trx)
@@ -176,21 +176,33 @@ export async function recordReplays(trx: Transaction, firstIds: readonly string[
     .execute()
 }
 
+export type FoundRow = {
+  readonly id: string
+  readonly is_stored: boolean
+  /** Set when a mover refused it. */
+  readonly refused_code: string | null
+  readonly refused_reason: string | null
+  /** The message that stands for its key, when it has one that is known. */
+  readonly first_id: string | null
+  readonly is_same: boolean | null
+}
+
 /** Where these messages stand when another process's mover may have taken them. */
 export async function findMoved(
   db: Database,
   waiting: readonly { readonly id: string; readonly key: string | null; readonly message: string }[],
-): Promise<{ id: string; status: string | null; first_id: string | null; is_same: boolean | null }[]> {
-  const { rows } = await sql<{
-    id: string
-    status: string | null
-    first_id: string | null
-    is_same: boolean | null
-  }>`
-    /* intake.find_moved */
-    select w.id, m.status, i.message_ids[1] as first_id, i.fingerprint = mail.fingerprint(w.message::jsonb) as is_same
+): Promise<FoundRow[]> {
+  const { rows } = await sql<FoundRow>`/* intake.find_moved */
+    select
+      w.id,
+      m.id is not null as is_stored,
+      d.code as refused_code,
+      d.reason as refused_reason,
+      i.message_ids[1] as first_id,
+      i.fingerprint = mail.fingerprint(w.message) as is_same
     from json_to_recordset(${JSON.stringify(waiting)}::json) as w (id uuid, key text, message text)
     left join mail.message m on m.id = w.id
+    left join mail.dead_letter d on d.message_id = w.id and d.stage = 'intake'
     left join mail.idempotency i on i.scope = 'send' and i.key = w.key and i.expires_at > clock_timestamp()
     where m.id is not null or i.key is not null
   `.execute(db)

@@ -6,6 +6,7 @@ import { watch } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import type { Readable } from 'node:stream'
 import { test } from 'node:test'
 import { Client, type QueryResultRow } from 'pg'
 import { findPostmaster } from '../../src/db/embedded-postmaster.ts'
@@ -81,7 +82,7 @@ test('a second start is a guest, and its stop leaves the server running', async 
 test('of many first starts at once, one makes the database and the others use it', async (t) => {
   const dataDir = await makeTestDirectory(t)
   const children = [1, 2, 3].map(() => startInChild(dataDir))
-  const started = await Promise.all(children.map((child) => child.started))
+  const started = await Promise.all(children.map((child) => child.started()))
   assert.equal(new Set(started.map((server) => server.url)).size, 1)
   assert.equal(started.filter((server) => server.owned).length, 1)
 })
@@ -89,7 +90,7 @@ test('of many first starts at once, one makes the database and the others use it
 test('after the owner was killed with SIGKILL the next start adopts its server and supervises it', async (t) => {
   const dataDir = await makeTestDirectory(t)
   const child = startInChild(dataDir)
-  const { url } = await child.started
+  const { url } = await child.started()
   const pid = runningPostmasterOf(dataDir)
   await kill(child.process)
 
@@ -105,7 +106,7 @@ test('after the owner was killed with SIGKILL the next start adopts its server a
 test('after owner and server were killed together the next start recovers committed data', async (t) => {
   const dataDir = await makeTestDirectory(t)
   const child = startInChild(dataDir)
-  const { url } = await child.started
+  const { url } = await child.started()
   await query(url, 'create table committed as select 1 as one')
   const pid = runningPostmasterOf(dataDir)
   await kill(child.process)
@@ -198,10 +199,7 @@ function eventLog() {
 type StartedInChild = { url: string; owned: boolean }
 
 /** Starts the server from a process that can be killed. */
-function startInChild(
-  t: TestContext,
-  dataDir: string,
-): { process: ChildProcess; started: Promise<StartedInChild> } {
+function startInChild(dataDir: string): { process: ChildProcess; started(): Promise<StartedInChild> } {
   const module = new URL('../../src/db/embedded.ts', import.meta.url).href
   const binDir = process.env.SLUICE_TEST_BIN_DIR
   const options = JSON.stringify({ dataDir, port: 0, ...(binDir ? { binDir } : {}) })
@@ -215,8 +213,12 @@ function startInChild(
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   beforeRemoval(dataDir, () => kill(child))
-  const started = once(createInterface({ input: child.stdout }), 'line').then(([line]) => JSON.parse(line))
-  return { process: child, started }
+  return { process: child, started: () => firstLine(child.stdout) }
+}
+
+async function firstLine(stream: Readable): Promise<StartedInChild> {
+  for await (const line of createInterface({ input: stream })) return JSON.parse(line)
+  throw new Error('the child ended without starting a server')
 }
 
 async function kill(child: ChildProcess): Promise<void> {

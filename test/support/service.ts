@@ -19,11 +19,17 @@ function environmentOf(url: string, extra: Environment): Environment {
 
 export type TestService = Service & {
   /** A request with the test key; a body is sent as JSON. */
-  request(path: string, options?: { body?: unknown; headers?: Environment; method?: string }): Promise<Response>
+  request(
+    path: string,
+    options?: { body?: unknown; headers?: Environment; method?: string },
+  ): Promise<Response>
 }
 
 /** A whole service inside the test's process, over a database of createTestDatabase; stopped before that is dropped. */
-export async function startTestService(database: TestDatabase, extra: Environment = {}): Promise<TestService> {
+export async function startTestService(
+  database: TestDatabase,
+  extra: Environment = {},
+): Promise<TestService> {
   const config = readConfig(environmentOf(database.url, extra))
   const log = createLog(config.logLevel)
   const { serviceRole } = await migrate({ url: database.url, log })
@@ -44,7 +50,11 @@ export type SpawnedService = {
 }
 
 /** A service as a process of its own, to be killed; killed for certain when the test ends. */
-export async function spawnService(t: TestContext, databaseUrl: string, extra: Environment = {}): Promise<SpawnedService> {
+export async function spawnService(
+  t: TestContext,
+  databaseUrl: string,
+  extra: Environment = {},
+): Promise<SpawnedService> {
   const child = spawn(process.execPath, [fileURLToPath(new URL('../../src/main.ts', import.meta.url))], {
     env: { PATH: process.env.PATH, ...environmentOf(databaseUrl, { LOG_LEVEL: 'debug', ...extra }) },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -87,7 +97,11 @@ export async function spawnService(t: TestContext, databaseUrl: string, extra: E
   }
 }
 
-function request(base: string, path: string, options: Parameters<TestService['request']>[1] = {}): Promise<Response> {
+function request(
+  base: string,
+  path: string,
+  options: Parameters<TestService['request']>[1] = {},
+): Promise<Response> {
   const { body, headers = {}, method = body === undefined ? 'GET' : 'POST' } = options
   return fetch(new URL(path, base), {
     method,

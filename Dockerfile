@@ -1,0 +1,20 @@
+# The service alone: no embedded Postgres, no development tools. Needs DATABASE_URL.
+FROM node:24-slim AS modules
+WORKDIR /sluice
+COPY package.json package-lock.json ./
+RUN npm ci --omit=dev --omit=optional --ignore-scripts
+
+FROM node:24-slim
+ENV NODE_ENV=production HOST=0.0.0.0 PORT=3000
+WORKDIR /sluice
+COPY --from=modules /sluice/node_modules node_modules
+COPY package.json ./
+COPY migrations migrations
+COPY src src
+USER node
+EXPOSE 3000
+# Takes longer than SLUICE_STOP_TIMEOUT_MS to be killed: docker stop --time 30.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
+  CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.PORT}/healthz`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+CMD ["node", "src/main.ts"]
