@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { parseSmtpUrl } from './smtp-url.ts'
 
 /** Whole numbers written in the environment, within bounds. */
 function integer(min: number, max: number) {
@@ -6,15 +7,25 @@ function integer(min: number, max: number) {
     .string()
     .regex(/^\d+$/, 'must be a whole number')
     .transform(Number)
-    .pipe(z.number().min(min).max(max))
+    .pipe(z.number().min(min, `must be at least ${min}`).max(max, `must be at most ${max}`))
 }
 
-function url(protocols: readonly string[], example: string, allowsNoHost = false) {
-  return z.string().refine((text) => {
-    const parsed = URL.parse(text)
-    return parsed !== null && protocols.includes(parsed.protocol) && (parsed.hostname !== '' || allowsNoHost)
-  }, `must look like ${example}`)
-}
+/** A database URL may leave out its host: the driver then uses the local socket. */
+const databaseUrl = z
+  .string()
+  .refine(
+    (text) => ['postgres:', 'postgresql:'].includes(URL.parse(text)?.protocol ?? ''),
+    'must look like postgresql://user:password@host:5432/database',
+  )
+
+/** The relay's address is read whole, so that a mistake in it is found here and not at the first mail. */
+const smtpUrl = z.string().superRefine((text, context) => {
+  try {
+    parseSmtpUrl(text)
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : 'is not usable' })
+  }
+})
 
 const ROLES = ['api', 'worker'] as const
 export type Role = (typeof ROLES)[number]
@@ -28,11 +39,11 @@ const roles = z
 const SETTINGS = {
   DATABASE_URL: {
     help: 'Postgres 15 or newer. Unset: an embedded Postgres 18, kept in SLUICE_DATA_DIR',
-    schema: url(['postgres:', 'postgresql:'], 'postgresql://user:password@host:5432/database').optional(),
+    schema: databaseUrl.optional(),
   },
   SMTP_URL: {
     help: 'the relay of provider "default". Unset and no other provider: the local inbox',
-    schema: url(['smtp:', 'smtps:'], 'smtp://user:password@host:587').optional(),
+    schema: smtpUrl.optional(),
   },
   SLUICE_API_KEY: {
     help: 'a key with full access, at least 16 characters. Unset with the embedded database: one is made and printed once',
@@ -120,7 +131,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   for (const [name, { schema }] of Object.entries(SETTINGS)) {
     const parsed = schema.safeParse(environment[name] === '' ? undefined : environment[name])
     if (parsed.success) values[name] = parsed.data
-    else problems.push(`${name} ${parsed.error.issues[0]?.message ?? 'is not valid'}`)
+    else problems.push(`${name}: ${parsed.error.issues[0]?.message ?? 'is not valid'}`)
   }
   const unknown = Object.keys(environment).filter((name) => name.startsWith('SLUICE_') && !(name in SETTINGS))
   problems.push(...unknown.map((name) => `${name} is not a setting of Sluice; see npm start -- --help`))

@@ -106,6 +106,11 @@ export class Worker {
       )
       return undefined
     }
-    return createSmtpTransport({ url, maxConnections: slots })
+    try {
+      return createSmtpTransport({ url, maxConnections: slots })
+    } catch (error) {
+      log.error({ provider: provider.name, error }, 'this provider cannot be opened; mail for it waits')
+      return undefined
+    }
   }
 }

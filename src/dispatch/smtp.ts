@@ -1,14 +1,13 @@
 import type { Readable } from 'node:stream'
 import type { NodemailerError } from 'nodemailer/lib/errors'
 import SMTPConnection, { type SMTPConnectionSendInfo } from 'nodemailer/lib/smtp-connection'
+import { parseSmtpUrl, type SmtpTarget } from '../smtp-url.ts'
 import { outcomeOf, parseReply, refusedRecipient, type SmtpPhase } from './classify.ts'
 import { wireForm } from './compose.ts'
 import {
   type Envelope,
   isSendable,
-  parseSmtpUrl,
   type SendOutcome,
-  type SmtpTarget,
   type Transport,
   type UnreachableCode,
 } from './transport.ts'

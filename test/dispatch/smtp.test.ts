@@ -3,7 +3,8 @@ import { createServer, type Socket } from 'node:net'
 import { type TestContext, test } from 'node:test'
 import { composeMail } from '../../src/dispatch/compose.ts'
 import { createSmtpTransport, type SmtpOptions } from '../../src/dispatch/smtp.ts'
-import { parseSmtpUrl, type SendOutcome, type Transport } from '../../src/dispatch/transport.ts'
+import type { SendOutcome, Transport } from '../../src/dispatch/transport.ts'
+import { parseSmtpUrl } from '../../src/smtp-url.ts'
 import { POLITE, type RawStep, startRawSmtp, startSmtpSink } from '../support/smtp-sink.ts'
 
 const ENVELOPE = { from: 'shop@shop.test', to: ['ann@mail.test'] }
