@@ -58,12 +58,7 @@ export type ServiceOptions = {
 
 export async function startService(options: ServiceOptions): Promise<Service> {
   const { core, close } = await openCore(options)
-  try {
-    return await startRoles(core, close)
-  } catch (error) {
-    await close()
-    throw error
-  }
+  return startRoles(core, close)
 }
 
 async function openCore(options: ServiceOptions): Promise<{ core: Core; close: () => Promise<void> }> {
@@ -112,32 +107,46 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
 
 async function startRoles(core: Core, close: () => Promise<void>): Promise<Service> {
   const { config, db, log } = core
-  const worker = config.roles.has('worker') ? await Worker.start(core) : undefined
+  const worker = config.roles.has('worker') ? await orClose(Worker.start(core), close) : undefined
   const { acceptor, mover } = createIntake(core)
   const upkeep = createUpkeep(core, worker)
   mover.start()
   upkeep.start()
   const hasInbox = [...core.catalog.current.providers.values()].some(({ transport }) => transport === 'inbox')
-  const server = config.roles.has('api') ? await openApi(core, acceptor, hasInbox) : undefined
-
-  const stopAll = async () => {
+  const stopAll = async (server: HttpServer | undefined) => {
     const limit = AbortSignal.timeout(config.stopTimeoutMs)
-    await server?.close(limit)
-    await mover.stop()
-    await worker?.stop(limit)
+    // The mover goes on until the last request has its answer; the worker claims no more from now on.
+    const closeDoor = async () => {
+      await server?.close(limit)
+      await mover.stop()
+    }
+    await Promise.all([closeDoor(), worker?.stop(limit)])
     await upkeep.stop()
     await close()
     log.info({}, 'stopped')
   }
+  const server = config.roles.has('api')
+    ? await orClose(openApi(core, acceptor, hasInbox), () => stopAll(undefined))
+    : undefined
   let stopping: Promise<void> | undefined
   return {
     url: server?.url,
     hasInbox,
     db,
     stop() {
-      stopping ??= stopAll()
+      stopping ??= stopAll(server)
       return stopping
     },
+  }
+}
+
+/** What was started before a part that fails to start must not keep the process alive. */
+async function orClose<T>(starting: Promise<T>, close: () => Promise<void>): Promise<T> {
+  try {
+    return await starting
+  } catch (error) {
+    await close()
+    throw error
   }
 }
 

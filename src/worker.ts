@@ -38,10 +38,17 @@ export class Worker {
       log,
       onBell: (payload) => bells.hear(payload),
     })
-    const inbox = config.isProduction ? undefined : await startInboxSink({ db, log, keep: config.inboxKeep })
-    const worker = new Worker(core, session, inbox)
-    catalog.onChange((current) => worker.#open(current))
-    return worker
+    try {
+      const inbox = config.isProduction
+        ? undefined
+        : await startInboxSink({ db, log, keep: config.inboxKeep })
+      const worker = new Worker(core, session, inbox)
+      catalog.onChange((current) => worker.#open(current))
+      return worker
+    } catch (error) {
+      await session.close(true)
+      throw error
+    }
   }
 
   get number(): number {
@@ -51,12 +58,14 @@ export class Worker {
   /** Claims no more, finishes what is in flight until `limit`, settles it, and leaves the register. */
   async stop(limit: AbortSignal): Promise<void> {
     this.#stopping = true
-    await Promise.all([...this.#processing.values()].flat().map((loop) => loop.stop()))
-    await Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.stop(limit)))
-    await this.#settler.finish(limit)
+    const [sent] = await Promise.all([
+      Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.stop(limit))),
+      Promise.all([...this.#processing.values()].flat().map((loop) => loop.stop())),
+    ])
+    const isWritten = await this.#settler.finish(limit)
     await Promise.all([...this.#transports.values()].map((transport) => transport.close()))
     await this.#inbox?.stop()
-    await this.#session.close()
+    await this.#session.close(isWritten && sent.every((isCertain) => isCertain))
   }
 
   #open({ streams, providers }: Catalog): void {
@@ -64,9 +73,8 @@ export class Worker {
     for (const stream of streams.keys()) {
       if (!this.#processing.has(stream)) this.#openProcessing(stream)
     }
-    const slots = [...streams.values()].reduce((sum, stream) => sum + stream.slots, 0)
     for (const provider of providers.values()) {
-      const transport = this.#transports.get(provider.name) ?? this.#openTransport(provider, slots)
+      const transport = this.#transports.get(provider.name) ?? this.#openTransport(provider)
       if (transport === undefined) continue
       this.#transports.set(provider.name, transport)
       for (const stream of streams.keys()) this.#openDispatcher(provider.name, stream, transport)
@@ -93,8 +101,8 @@ export class Worker {
   }
 
   /** Undefined when it cannot be opened: its mail waits, and the log says what is missing. */
-  #openTransport(provider: Provider, slots: number): Transport | undefined {
-    const { config, log } = this.#core
+  #openTransport(provider: Provider): Transport | undefined {
+    const { config, log, catalog } = this.#core
     const url =
       provider.transport === 'inbox' ? this.#inbox?.url : config.environment[provider.credentialsEnv ?? '']
     if (url === undefined || url === '') {
@@ -107,7 +115,18 @@ export class Worker {
       return undefined
     }
     try {
-      return createSmtpTransport({ url, maxConnections: slots })
+      // Enough for every stream's slots as they are now: one whose sends hang leaves the others theirs.
+      const maxConnections = () =>
+        [...catalog.current.streams.values()].reduce((sum, stream) => sum + stream.slots, 0)
+      try {
+        return createSmtpTransport({ url, maxConnections })
+      } catch (error) {
+        log.error(
+          { provider: provider.name, variable: provider.credentialsEnv, error },
+          'the variable with this provider’s credentials cannot be read; mail for it waits',
+        )
+        return undefined
+      }
     } catch (error) {
       log.error({ provider: provider.name, error }, 'this provider cannot be opened; mail for it waits')
       return undefined

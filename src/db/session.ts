@@ -52,8 +52,11 @@ export class WorkerSession {
     return this.#number
   }
 
-  /** Leaves the register: call when nothing of this worker is in flight any more. */
-  async close(): Promise<void> {
+  /**
+   * Leaves the register, when everything this worker claimed is settled. Otherwise its row stays, and tells the
+   * others what to rescue.
+   */
+  async close(isSettled: boolean): Promise<void> {
     this.#stopping = true
     clearInterval(this.#heartbeat)
     await this.#reconnecting
@@ -61,7 +64,12 @@ export class WorkerSession {
     this.#client = undefined
     if (client === undefined) return
     try {
-      await client.query('delete from mail.worker where number = $1', [this.#number])
+      if (isSettled) {
+        await client.query(
+          'delete from mail.worker where number = $1 and not exists (select from mail.claim where worker = $1)',
+          [this.#number],
+        )
+      }
     } catch (error) {
       this.#options.log.debug({ error }, 'could not leave the register; the lock says enough')
     }

@@ -32,6 +32,8 @@ import type { SendOutcome, Transport } from './transport.ts'
  */
 
 const IDLE_MS = 1_000
+/** How long to wait for several free slots before a single one is used. */
+const GATHER_SLOTS_MS = 500
 /** How long an unreachable provider is left alone: doubling from the first to the cap. */
 const HOLD_OFF = { baseMs: 1_000, factor: 2, capMs: 30_000 }
 
@@ -62,6 +64,9 @@ export class Dispatcher {
   readonly #transport: Transport
   readonly #inFlight = new Set<Promise<void>>()
   readonly #abort = new AbortController()
+  /** Claims whose commit was never answered: they may be ours. */
+  #doubtful: readonly Claim[] = []
+  #claimedAt = 0
   /** Sends in a row that found the provider unreachable. */
   #unreachable = 0
   #holdUntil = 0
@@ -76,22 +81,31 @@ export class Dispatcher {
     deps.bells.attach(this.#queue, this.loop.bell)
   }
 
-  /** Claims no more and lets sends in flight finish; those still open when `signal` fires are cut off. */
-  async stop(signal: AbortSignal): Promise<void> {
+  /**
+   * Claims no more and lets sends in flight finish; those still open when `signal` fires are cut off. False
+   * when messages may be left claimed that were never sent.
+   */
+  async stop(signal: AbortSignal): Promise<boolean> {
     signal.addEventListener('abort', () => this.#abort.abort())
     if (signal.aborted) this.#abort.abort()
     await this.loop.stop()
     await Promise.all(this.#inFlight)
+    return this.#doubtful.length === 0
   }
 
   async #round(): Promise<boolean> {
     const stream = this.#deps.catalog.current.streams.get(this.#streamName)
-    if (stream === undefined || Date.now() < this.#holdUntil) return false
+    if (stream === undefined) return false
+    if (this.#doubtful.length > 0) await this.#resolveDoubt(stream)
+    if (Date.now() < this.#holdUntil) return false
     // While the provider is away one message at a time finds out whether it is back.
     const slots = this.#unreachable > 0 ? 1 : stream.slots
     const free = slots - this.#inFlight.size
-    // Fetching for a single free slot would cost a transaction a message: wait until a few are free.
-    if (free < Math.ceil(slots / 3)) return false
+    // Fetching for a single free slot would cost a transaction a message: wait until a few are free, but not
+    // for sends that hang.
+    const isPatient = Date.now() - this.#claimedAt < GATHER_SLOTS_MS
+    if (free < (isPatient ? Math.ceil(slots / 3) : 1)) return false
+    this.#claimedAt = Date.now()
     const claims = await this.#claim(free)
     for (const claim of claims) this.#launch(stream, claim)
     return claims.length === free
@@ -100,20 +114,45 @@ export class Dispatcher {
   async #claim(count: number): Promise<Claim[]> {
     const { db, boss } = this.#deps
     const worker = this.#deps.worker()
-    return inTransaction(db, async (trx) => {
+    let claims: Claim[] = []
+    const claiming = inTransaction(db, async (trx) => {
       const jobs = await boss.fetch(this.#queue, { batchSize: count, ...within(trx) })
-      if (jobs.length === 0) return []
+      if (jobs.length === 0) return
       const ids = jobs.map((job) => job.id)
       const messages = await queries.claimMessages(trx, ids, worker)
       const claimed = new Map(messages.map((message) => [message.id, message]))
       // A job whose message may not be sent (canceled, erased, sent already) has nothing left to do.
       const idle = jobs.filter((job) => !claimed.has(job.id))
       if (idle.length > 0) await boss.deleteJob(this.#queue, idle, within(trx))
-      return jobs.flatMap((job) => {
+      claims = jobs.flatMap((job) => {
         const message = claimed.get(job.id)
         return message === undefined ? [] : [{ job, message, worker }]
       })
     })
+    try {
+      await claiming
+    } catch (error) {
+      this.#doubtful = claims
+      throw error
+    }
+    return claims
+  }
+
+  /** A commit whose answer was lost may have happened: then the messages are ours, and nobody else sends them. */
+  async #resolveDoubt(stream: Stream): Promise<void> {
+    const found = await inTransaction(this.#deps.db, (trx) =>
+      queries.readClaims(
+        trx,
+        this.#doubtful.map(({ message }) => message.id),
+      ),
+    )
+    const rows = new Map(found.map((row) => [row.id, row]))
+    const ours = this.#doubtful.filter(({ message, worker }) => {
+      const row = rows.get(message.id)
+      return row?.status === 'sending' && row.worker === worker && row.attempts === message.attempt
+    })
+    this.#doubtful = []
+    for (const claim of ours) this.#launch(stream, claim)
   }
 
   #launch(stream: Stream, claim: Claim): void {

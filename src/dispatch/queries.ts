@@ -1,4 +1,5 @@
 import { sql } from 'kysely'
+import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Message } from '../message.ts'
 import type { EventType, MessageState } from '../states.ts'
@@ -19,17 +20,22 @@ export type ClaimedMessage = {
   readonly settled: readonly string[] | null
 }
 
-/** Marks the messages of these jobs as being sent by this worker; those that may not be sent are not returned. */
+/**
+ * Marks the messages of these jobs as being sent by this worker; those that may not be sent are not returned.
+ * Throws a NotRegisteredError when this worker was taken for dead.
+ */
 export async function claimMessages(
   trx: Transaction,
   ids: readonly string[],
   worker: number,
 ): Promise<ClaimedMessage[]> {
-  const { rows } = await sql<ClaimedMessage>`/* dispatch.claim */
-    with claimed as (
+  // One row without an id when we are registered and nothing could be claimed.
+  const { rows } = await sql<ClaimedMessage | { readonly id: null }>`/* dispatch.claim */
+    with me as materialized (${registration(worker)}), claimed as (
       update mail.message
-      set status = 'sending', worker = ${worker}, attempts = attempts + 1, claimed_at = clock_timestamp(),
+      set status = 'sending', worker = me.number, attempts = attempts + 1, claimed_at = clock_timestamp(),
         next_attempt_at = null
+      from me
       where id = any (${ids}::uuid[]) and status in ('queued', 'deferred')
       returning id, attempts, accepted_at, priority
     )
@@ -40,9 +46,28 @@ export async function claimMessages(
         from mail.event e
         where e.message_id = m.id and e.type in ('recipient_sent', 'recipient_refused') and e.recipient is not null
       ) end as settled
-    from claimed m
-    join mail.message_content c on c.id = m.id and c.id = any (${ids}::uuid[])
-    left join mail.message_prepared p on p.id = m.id and p.id = any (${ids}::uuid[])
+    from me
+    left join (
+      claimed m
+      join mail.message_content c on c.id = m.id and c.id = any (${ids}::uuid[])
+      left join mail.message_prepared p on p.id = m.id and p.id = any (${ids}::uuid[])
+    ) on true
+  `.execute(trx)
+  if (rows.length === 0) throw new NotRegisteredError(worker)
+  return rows.filter((row) => row.id !== null)
+}
+
+/**
+ * Where these messages stand, once whoever is changing them now has ended: for a claim whose commit was
+ * never answered.
+ */
+export async function readClaims(
+  trx: Transaction,
+  ids: readonly string[],
+): Promise<{ id: string; status: string; worker: number | null; attempts: number }[]> {
+  const { rows } = await sql<{ id: string; status: string; worker: number | null; attempts: number }>`
+    /* dispatch.read_claims */
+    select id, status, worker, attempts from mail.message where id = any (${ids}::uuid[]) order by id for update
   `.execute(trx)
   return rows
 }

@@ -17,6 +17,8 @@ export type Outcome = {
 
 const BUNDLE = 500
 const RETRY_PAUSE_MS = 250
+/** At stop, sends are cut off at the limit: what became of them still needs to be written. */
+const LAST_WRITE_MS = 2_000
 
 /**
  * Writes what became of each send, in bundles: the first outcome is written at once, and whatever arrives
@@ -30,7 +32,7 @@ export class Settler {
   readonly #log: Log
   #waiting: Outcome[] = []
   #writing: Promise<void> | undefined
-  #givenUp = false
+  #limit: AbortSignal | undefined
 
   constructor(db: Database, boss: Boss, log: Log) {
     this.#db = db
@@ -43,17 +45,26 @@ export class Settler {
     this.#writing ??= this.#write()
   }
 
-  /** Resolves when everything is written, or when `signal` says that there is no more time. */
-  async finish(signal: AbortSignal): Promise<void> {
-    signal.addEventListener('abort', () => {
-      this.#givenUp = true
+  /** True when everything is written; false when `limit` has passed and the database did not take it. */
+  async finish(limit: AbortSignal): Promise<boolean> {
+    this.#limit = limit
+    let timer: NodeJS.Timeout | undefined
+    const tooLate = new Promise<void>((resolve) => {
+      const wait = () => {
+        timer = setTimeout(resolve, LAST_WRITE_MS)
+      }
+      if (limit.aborted) wait()
+      else limit.addEventListener('abort', wait)
     })
-    await this.#writing
+    const written = this.#writing?.then(() => this.#waiting.length === 0) ?? Promise.resolve(true)
+    const isWritten = await Promise.race([written, tooLate.then(() => false)])
+    clearTimeout(timer)
+    return isWritten
   }
 
   async #write(): Promise<void> {
     let failures = 0
-    while (this.#waiting.length > 0 && !this.#givenUp) {
+    while (this.#waiting.length > 0) {
       const bundle = this.#waiting.splice(0, BUNDLE)
       try {
         await this.#writeBundle(bundle)
@@ -65,6 +76,7 @@ export class Settler {
           'could not settle yet',
         )
         failures += 1
+        if (this.#limit?.aborted) break
         await delay(RETRY_PAUSE_MS)
       }
     }

@@ -27,8 +27,8 @@ export type SmtpTimeouts = {
 
 export type SmtpOptions = {
   readonly url: string
-  /** Never exceeded, whatever the number of sends; the others wait their turn. */
-  readonly maxConnections: number
+  /** Never exceeded, whatever the number of sends; the others wait their turn. A function is asked each time. */
+  readonly maxConnections: number | (() => number)
   /** What we call ourselves in EHLO; unset: this machine's name. */
   readonly name?: string
   readonly timeouts?: SmtpTimeouts
@@ -53,15 +53,15 @@ const MAX_REPLY_BYTES = 64 * 1024
  * @throws Error when the options make no sense
  */
 export function createSmtpTransport(options: SmtpOptions): Transport {
-  const { name } = options
-  if (!Number.isInteger(options.maxConnections) || options.maxConnections < 1) {
+  const { name, maxConnections } = options
+  if (typeof maxConnections === 'number' && (!Number.isInteger(maxConnections) || maxConnections < 1)) {
     throw new Error('`maxConnections` of an SMTP transport must be a whole number of at least 1')
   }
   if (name !== undefined && !/^[\w.:[\]-]+$/.test(name)) {
     throw new Error('`name` of an SMTP transport must be a host name or an address literal')
   }
   const settings = { target: parseSmtpUrl(options.url), timeouts: options.timeouts ?? DEFAULT_TIMEOUTS, name }
-  return new SmtpPool(settings, options.maxConnections)
+  return new SmtpPool(settings, typeof maxConnections === 'number' ? () => maxConnections : maxConnections)
 }
 
 type SmtpSettings = {
@@ -236,7 +236,7 @@ type Turn = SmtpSession | 'room' | 'closed' | 'aborted'
 /** Sessions in use, at rest and on their way out together never exceed `maxConnections`. */
 class SmtpPool implements Transport {
   readonly #settings: SmtpSettings
-  readonly #maxConnections: number
+  readonly #maxConnections: () => number
   readonly #waiting: ((turn: Turn) => void)[] = []
   /** The one used last is used next, so that those not needed for the load grow old and leave. */
   readonly #idle = new Map<SmtpSession, NodeJS.Timeout>()
@@ -244,7 +244,7 @@ class SmtpPool implements Transport {
   #live = 0
   #closed = false
 
-  constructor(settings: SmtpSettings, maxConnections: number) {
+  constructor(settings: SmtpSettings, maxConnections: () => number) {
     this.#settings = settings
     this.#maxConnections = maxConnections
   }
@@ -285,7 +285,7 @@ class SmtpPool implements Transport {
       this.#idle.delete(idle)
       return idle
     }
-    if (this.#live < this.#maxConnections) {
+    if (this.#live < this.#maxConnections()) {
       this.#live += 1
       return 'room'
     }

@@ -33,7 +33,7 @@ export function examine(row: TakenRow, catalog: Catalog): ExaminedRow {
   const lane = { stream: streamName, priority: priority ?? message.priority ?? stream?.priority ?? 5 }
   if (stream === undefined) {
     const known = [...catalog.streams.keys()].join(', ')
-    const reason = `There is no stream \`${streamName}\`; the streams are ${known}.`
+    const reason = `Invalid \`stream\`: there is no stream \`${streamName}\`; the streams are ${known}.`
     return { ...base, ...lane, ...dead('unknown_stream', reason), message: row.message }
   }
   return {

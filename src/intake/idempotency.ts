@@ -20,13 +20,13 @@ export type MoveOutcome =
  * The first use of a key passes; a repeat of the same message is dropped, since the first one stands for
  * it; a key that returns with another message is refused, and kept as a dead letter unless a caller
  * waits for the answer (an SQL writer reads none). Rows already refused do not use up their key: the
- * caller may repair and repeat.
+ * caller may repair and repeat. `replayed` names the first message of each repeat.
  */
 export async function settleIdempotency(
   trx: Transaction,
   examined: readonly ExaminedRow[],
   isAwaited: (id: string) => boolean,
-): Promise<{ rows: ExaminedRow[]; outcomes: Map<string, MoveOutcome> }> {
+): Promise<{ rows: ExaminedRow[]; outcomes: Map<string, MoveOutcome>; replayed: string[] }> {
   const settled = await settleKeysOf(trx, examined)
   const rows: ExaminedRow[] = []
   const outcomes = new Map<string, MoveOutcome>()
@@ -48,8 +48,7 @@ export async function settleIdempotency(
       outcomes.set(row.id, { kind: 'conflict' })
     }
   }
-  if (replayed.length > 0) await queries.recordReplays(trx, replayed)
-  return { rows, outcomes }
+  return { rows, outcomes, replayed }
 }
 
 async function settleKeysOf(

@@ -64,6 +64,8 @@ export async function moveBatch(deps: MoverDeps): Promise<ReadonlyMap<string, Mo
     const examined = taken.map((row) => examine(row, deps.catalog.current))
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
     if (settled.rows.length > 0) await queries.storeMessages(trx, settled.rows)
+    // After the messages, which may be of this batch: a timeline begins with its message.
+    if (settled.replayed.length > 0) await queries.recordReplays(trx, settled.replayed)
     const stored = settled.rows.filter((row) => row.status === 'accepted')
     await enqueue(deps.boss, trx, stored)
     return { outcomes: settled.outcomes, stored }

@@ -48,7 +48,8 @@ export async function appendToIntake(db: Database, rows: readonly IntakeRow[]): 
  */
 export async function takeBatch(trx: Transaction, limit: number, maxBytes: number): Promise<TakenRow[]> {
   // By ctid: the rows are locked, nothing updates them, and no join can be planned badly on a table that
-  // is empty one moment and huge the next.
+  // is empty one moment and huge the next. Sizes are those of the text: the stored one may be compressed
+  // a hundredfold.
   const door = (table: 'intake' | 'outbox') => sql`
     delete from ${sql.table(`mail.${table}`)}
     where ctid = any (array(
@@ -59,7 +60,7 @@ export async function takeBatch(trx: Transaction, limit: number, maxBytes: numbe
           sum(bytes) over (order by rank, seq) as bytes_so_far,
           row_number() over (order by rank, seq) as nth
         from (
-          select ctid as place, seq, coalesce(priority, 5::smallint) as rank, pg_column_size(message) as bytes
+          select ctid as place, seq, coalesce(priority, 5::smallint) as rank, octet_length(message::text) as bytes
           from ${sql.table(`mail.${table}`)}
           order by coalesce(priority, 5::smallint), seq
           limit ${limit}

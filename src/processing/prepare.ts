@@ -84,7 +84,8 @@ function decide(known: Known): queries.ProcessedRow {
     reason: reason.slice(0, REASON_LENGTH),
   })
 
-  const leftOut = recipientsOf(known.accepted).filter((address) => known.suppressed.has(address))
+  const recipients = new Set(recipientsOf(known.accepted))
+  const leftOut = [...recipients].filter((address) => known.suppressed.has(address))
   if (message.to.every(({ address }) => known.suppressed.has(address.toLowerCase()))) {
     return { ...base, status: 'suppressed', prepared: preparedOf(undefined, leftOut) }
   }

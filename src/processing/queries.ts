@@ -1,5 +1,6 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
+import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Message } from '../message.ts'
 
@@ -21,18 +22,25 @@ export async function loadAccepted(db: Database, ids: readonly string[]): Promis
   return rows
 }
 
-/** Notes who works on these jobs, so that they can be given back if this process dies. */
+/**
+ * Notes who works on these jobs, so that they can be given back if this process dies. Throws a
+ * NotRegisteredError when this worker was taken for dead: under its old number nobody would look for them.
+ */
 export async function recordClaims(
   trx: Transaction,
   queue: string,
   jobIds: readonly string[],
   worker: number,
 ): Promise<void> {
-  await trx
-    .insertInto('mail.claim')
-    .values(jobIds.map((id) => ({ queue, job_id: id, worker })))
-    .onConflict((conflict) => conflict.columns(['queue', 'job_id']).doUpdateSet({ worker }))
-    .execute()
+  const { rows } = await sql`/* processing.record_claims */
+    with me as materialized (${registration(worker)})
+    insert into mail.claim (queue, job_id, worker)
+    select ${queue}, job_id, me.number
+    from me cross join unnest(${jobIds}::uuid[]) as job_id
+    on conflict (queue, job_id) do update set worker = excluded.worker
+    returning 1
+  `.execute(trx)
+  if (rows.length === 0) throw new NotRegisteredError(worker)
 }
 
 export async function releaseClaims(

@@ -24,6 +24,9 @@ import type { RenderPool } from './render/render-pool.ts'
  *   worker's session lock is gone. A batch that comes back is split into jobs of one id each, which a
  *   loop of its own takes, so that one message that kills a worker cannot hold the others;
  * - after the final commit: done.
+ *
+ * If the database goes away and the process lives, the jobs in hand are taken up again when it is back: nobody
+ * else may touch what a living worker claimed.
  */
 
 const JOBS_PER_ROUND = 4
@@ -47,58 +50,88 @@ export type ProcessingDeps = {
 
 type Job = { readonly id: string; readonly retryCount: number; readonly data: ProcessJob }
 
+type Lane = 'batches' | 'alone'
+
+const FETCH = {
+  batches: { batchSize: JOBS_PER_ROUND, minPriority: 0 },
+  alone: { batchSize: 1, maxPriority: ALONE_PRIORITY },
+} as const
+
+/** Jobs claimed together, and the number they were claimed under. */
+type Claim = { readonly jobs: readonly Job[]; readonly worker: number }
+
 /** The loops of one stream: one for batches, one for messages that are processed alone. */
 export function createProcessingLoops(deps: ProcessingDeps, stream: string): Loop[] {
-  const queue = processQueue(stream)
-  const batches = new Loop({
-    name: queue,
-    log: deps.log,
-    idleMs: IDLE_MS,
-    round: () => processRound(deps, stream, { batchSize: JOBS_PER_ROUND, minPriority: 0 }),
-  })
-  const alone = new Loop({
-    name: `${queue} alone`,
-    log: deps.log,
-    idleMs: IDLE_MS,
-    round: () => processRound(deps, stream, { batchSize: 1, maxPriority: ALONE_PRIORITY }),
-  })
-  deps.bells.attach(queue, batches.bell)
+  const batches = createLane(deps, stream, 'batches')
+  const alone = createLane(deps, stream, 'alone')
+  deps.bells.attach(processQueue(stream), batches.bell)
   return [batches, alone]
 }
 
-type Fetch = { batchSize: number; minPriority?: number; maxPriority?: number }
-
-async function processRound(deps: ProcessingDeps, streamName: string, fetch: Fetch): Promise<boolean> {
-  const stream = deps.catalog.current.streams.get(streamName)
-  if (stream === undefined) return false
+function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop {
   const queue = processQueue(streamName)
-  const jobs = await inRelaxedTransaction(deps.db, async (trx) => {
-    const fetched: Job[] = await deps.boss.fetch<ProcessJob>(queue, { ...fetch, ...within(trx) })
-    if (fetched.length > 0) {
-      const ids = fetched.map((job) => job.id)
-      await queries.recordClaims(trx, queue, ids, deps.worker())
-    }
-    return fetched
+  let inHand: Claim | undefined
+  return new Loop({
+    name: lane === 'batches' ? queue : `${queue} alone`,
+    log: deps.log,
+    idleMs: IDLE_MS,
+    round: async () => {
+      const stream = deps.catalog.current.streams.get(streamName)
+      if (stream === undefined) return false
+      inHand ??= await claimJobs(deps, queue, lane, (claim) => {
+        inHand = claim
+      })
+      if (inHand === undefined) return false
+      await processClaim(deps, stream, lane, inHand)
+      inHand = undefined
+      return true
+    },
   })
-  if (jobs.length === 0) return false
+}
 
-  const [returned, fresh] = partition(jobs, (job) => job.retryCount > 0 && job.data.ids.length > 1)
-  if (returned.length > 0) await splitJobs(deps, queue, returned)
-  if (fresh.length > 0) await processJobs(deps, stream, fresh)
-  return true
+/**
+ * `onFetched` is told before the commit: when the answer to it is lost, nobody knows whether the jobs are
+ * claimed, and settling them finds out.
+ */
+async function claimJobs(
+  deps: ProcessingDeps,
+  queue: string,
+  lane: Lane,
+  onFetched: (claim: Claim) => void,
+): Promise<Claim | undefined> {
+  const worker = deps.worker()
+  return inRelaxedTransaction(deps.db, async (trx) => {
+    const jobs: Job[] = await deps.boss.fetch<ProcessJob>(queue, { ...FETCH[lane], ...within(trx) })
+    if (jobs.length === 0) return undefined
+    const ids = jobs.map((job) => job.id)
+    await queries.recordClaims(trx, queue, ids, worker)
+    const claim = { jobs, worker }
+    onFetched(claim)
+    return claim
+  })
+}
+
+async function processClaim(deps: ProcessingDeps, stream: Stream, lane: Lane, claim: Claim): Promise<void> {
+  // A job of one message too: in company it would take the others with it each time its worker dies.
+  const [returned, fresh] = partition(claim.jobs, (job) => lane === 'batches' && job.retryCount > 0)
+  if (returned.length > 0) await splitJobs(deps, processQueue(stream.name), { ...claim, jobs: returned })
+  if (fresh.length > 0) await processJobs(deps, stream, { ...claim, jobs: fresh })
 }
 
 /** Each message of a batch that came back from a dead worker gets a job of its own. */
-async function splitJobs(deps: ProcessingDeps, queue: string, jobs: readonly Job[]): Promise<void> {
-  await inTransaction(deps.db, async (trx) => {
-    if (!(await finishJobs(deps, trx, queue, jobs))) return
-    const ids = jobs.flatMap((job) => job.data.ids)
+async function splitJobs(deps: ProcessingDeps, queue: string, claim: Claim): Promise<void> {
+  const isDone = await inTransaction(deps.db, async (trx) => {
+    if (!(await finishJobs(deps, trx, queue, claim))) return false
+    const ids = claim.jobs.flatMap((job) => job.data.ids)
     await insertAlone(deps, trx, queue, ids)
+    return true
   })
-  deps.log.warn({ queue, jobs: jobs.length }, 'batch of a dead worker split into single messages')
+  if (!isDone) return
+  deps.log.warn({ queue, jobs: claim.jobs.length }, 'batch of a dead worker split into single messages')
 }
 
-async function processJobs(deps: ProcessingDeps, stream: Stream, jobs: readonly Job[]): Promise<void> {
+async function processJobs(deps: ProcessingDeps, stream: Stream, claim: Claim): Promise<void> {
+  const { jobs } = claim
   const queue = processQueue(stream.name)
   const batch = await queries.loadAccepted(
     deps.db,
@@ -111,7 +144,7 @@ async function processJobs(deps: ProcessingDeps, stream: Stream, jobs: readonly 
   const priorities = new Map(batch.map((each) => [each.id, each.priority]))
   const stored = await inTransaction(deps.db, async (trx) => {
     // First the jobs: if they are no longer ours, a rescuer gave them to someone else.
-    if (!(await finishJobs(deps, trx, queue, jobs))) return []
+    if (!(await finishJobs(deps, trx, queue, claim))) return []
     const kept = decided.length > 0 ? await queries.storeProcessed(trx, decided) : new Set<string>()
     const queued = decided.filter((row) => row.status === 'queued' && kept.has(row.id))
     await enqueue(deps, trx, stream, queued, priorities)
@@ -126,10 +159,10 @@ async function finishJobs(
   deps: ProcessingDeps,
   trx: Transaction,
   queue: string,
-  jobs: readonly Job[],
+  { jobs, worker }: Claim,
 ): Promise<boolean> {
   const ids = jobs.map((job) => job.id)
-  const released = await queries.releaseClaims(trx, queue, ids, deps.worker())
+  const released = await queries.releaseClaims(trx, queue, ids, worker)
   if (released < ids.length) {
     deps.log.warn(
       { queue, jobs: ids.length, released },

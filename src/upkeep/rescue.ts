@@ -53,6 +53,8 @@ export class Rescuer {
 
   async #rescue(trx: Transaction, worker: number, name: string): Promise<void> {
     const { boss, bells, log } = this.#deps
+    // First: it waits for claims under way, and any after it find that the number is gone.
+    await queries.forgetWorker(trx, worker)
     const messages = await queries.rescueMessages(trx, worker)
     for (const [queue, lost] of Map.groupBy(messages, (message) => message.queue)) {
       await boss.deleteJob(
@@ -75,7 +77,6 @@ export class Rescuer {
       )
       bells.ring(queue)
     }
-    await queries.forgetWorker(trx, worker)
     const counts = Object.fromEntries(
       [...Map.groupBy(messages, (message) => message.status)].map(([status, rows]) => [status, rows.length]),
     )

@@ -1,0 +1,32 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import type { Guard } from './guard.ts'
+
+/** Starts one of the benchmark's own processes. Each ends by itself when its channel to this one breaks. */
+export function startChild(guard: Guard, file: string, args: readonly string[] = []): ChildProcess {
+  const child = spawn(process.execPath, [fileURLToPath(new URL(file, import.meta.url)), ...args], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  })
+  guard.watch(child)
+  return child
+}
+
+/** The next message of a child; rejects when it ends instead. */
+export function nextMessage<T>(child: ChildProcess): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const leave = () => {
+      child.off('message', hear)
+      child.off('exit', give)
+    }
+    const hear = (message: unknown) => {
+      leave()
+      resolve(message as T)
+    }
+    const give = (code: number | null) => {
+      leave()
+      reject(new Error(`${child.spawnargs.at(1)} ended with ${code}`))
+    }
+    child.on('message', hear)
+    child.on('exit', give)
+  })
+}

@@ -1,0 +1,104 @@
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { accept } from './accept.ts'
+import { endToEnd } from './end-to-end.ts'
+import { idle } from './idle.ts'
+import { describeMachine, loadOfOthers, type Machine, machineText } from './machine.ts'
+import { type BenchOptions, type Findings, isMet } from './report.ts'
+import { openRig } from './rig.ts'
+import { readable, table } from './statistics.ts'
+
+const BENCHMARKS = { 'end-to-end': endToEnd, idle, accept } as const
+type Name = keyof typeof BENCHMARKS
+
+const HELP = `Usage: npm run bench -- [names] [options]
+
+Measures Sluice on this machine, over a Postgres of its own in a temporary directory.
+
+  end-to-end      orders from SQL insert to the sink, against a bare render-and-send loop
+  idle            one mail at a time, from the request to acceptance by the sink
+  accept          mails accepted a second over REST, durable and buffered
+
+  --messages N    messages of one run of end-to-end [10000]
+  --runs N        rounds of end-to-end [3]
+  --seconds N     length of each case of accept [5]
+  --json FILE     write the figures there as well
+  --profile DIR   write CPU profiles of the service there (it is slower then)
+  --help          show this text
+
+docs/performance.md says what each figure means. The exit code is 0 whatever the figures are, and 1 when
+a message was lost.`
+
+const EXIT_USAGE = 64
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      messages: { type: 'string', default: '10000' },
+      runs: { type: 'string', default: '3' },
+      seconds: { type: 'string', default: '5' },
+      json: { type: 'string' },
+      profile: { type: 'string' },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  if (values.help) {
+    console.log(HELP)
+    return 0
+  }
+  const names = positionals.length > 0 ? positionals : Object.keys(BENCHMARKS)
+  const unknown = names.filter((name) => !(name in BENCHMARKS))
+  const numbers = [values.messages, values.runs, values.seconds].map(Number)
+  if (unknown.length > 0 || !numbers.every((number) => Number.isInteger(number) && number > 0)) {
+    console.error(`unknown: ${unknown.join(', ') || 'a number that is not whole and positive'}\n\n${HELP}`)
+    return EXIT_USAGE
+  }
+  const [messages = 1, runs = 1, seconds = 1] = numbers
+  const profileDir = values.profile === undefined ? undefined : resolve(values.profile)
+  if (profileDir !== undefined) mkdirSync(profileDir, { recursive: true })
+  const options: BenchOptions = { messages, runs, seconds, profileDir, say: (line) => console.error(line) }
+  return run(names as Name[], options, values.json)
+}
+
+async function run(names: readonly Name[], options: BenchOptions, json: string | undefined): Promise<number> {
+  const loadBefore = loadOfOthers()
+  const rig = await openRig()
+  const machine = await describeMachine(rig, loadBefore)
+  console.log(`${machineText(machine)}\n`)
+  const all: Findings[] = []
+  for (const name of names) {
+    const findings = await BENCHMARKS[name](rig, options)
+    console.log(`## ${findings.name}\n\n${findings.text}\n`)
+    all.push(findings)
+  }
+  await rig.close()
+  console.log(`## targets\n\n${targetsText(all)}\n`)
+  if (json !== undefined) writeFileSync(json, `${JSON.stringify(jsonOf(machine, all), null, 2)}\n`)
+  const lost = all.reduce((sum, findings) => sum + findings.lost, 0)
+  if (lost > 0) console.error(`${lost} messages were lost`)
+  return lost > 0 ? 1 : 0
+}
+
+function targetsText(all: readonly Findings[]): string {
+  const targets = all.flatMap((findings) => findings.targets)
+  return table(
+    ['target', 'wanted', 'measured', ''],
+    targets.map((target) => [
+      target.what,
+      `${target.bound} ${readable(target.limit)} ${target.unit}`,
+      `${readable(target.measured)} ${target.unit}`,
+      isMet(target) ? 'met' : 'missed',
+    ]),
+  )
+}
+
+function jsonOf(machine: Machine, all: readonly Findings[]): object {
+  return { machine, benchmarks: all.map(({ name, data, targets, lost }) => ({ name, data, targets, lost })) }
+}
+
+// Whatever is running is ended by the guard, which notices that this process is gone.
+process.once('SIGINT', () => process.exit(130))
+process.once('SIGTERM', () => process.exit(143))
+process.exitCode = await main()

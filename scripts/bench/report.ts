@@ -1,0 +1,31 @@
+/** What one benchmark found out. */
+export type Findings = {
+  readonly name: string
+  /** For people, as Markdown. */
+  readonly text: string
+  /** For programs. */
+  readonly data: unknown
+  readonly targets: readonly Target[]
+  /** Messages that were acknowledged and never arrived. Anything but 0 is a broken promise. */
+  readonly lost: number
+}
+
+export type Target = {
+  readonly what: string
+  readonly bound: 'at least' | 'at most'
+  readonly limit: number
+  readonly unit: string
+  readonly measured: number
+}
+
+export function isMet({ bound, limit, measured }: Target): boolean {
+  return bound === 'at least' ? measured >= limit : measured <= limit
+}
+
+export type BenchOptions = {
+  readonly messages: number
+  readonly runs: number
+  readonly seconds: number
+  readonly profileDir: string | undefined
+  readonly say: (line: string) => void
+}

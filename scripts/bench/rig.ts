@@ -1,0 +1,140 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { chmod, mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import { Client, escapeIdentifier } from 'pg'
+import { startEmbeddedPostgres } from '../../src/db/embedded.ts'
+import { findPostmaster } from '../../src/db/embedded-postmaster.ts'
+import type { Watched } from './cpu.ts'
+import { Guard } from './guard.ts'
+import { HTML, SUBJECT, TEMPLATE_NAME, TEXT } from './order.ts'
+
+export const API_KEY = 'benchmark-key-0123456789'
+
+/** What all benchmarks of one run share: one Postgres with the durability that users get, and a guard. */
+export type Rig = {
+  readonly guard: Guard
+  readonly postgres: Watched
+  /** A database of its own for each benchmark, so that none meets another's leftovers. */
+  createDatabase(name: string): Promise<string>
+  close(): Promise<void>
+}
+
+export async function openRig(): Promise<Rig> {
+  const guard = new Guard()
+  const dir = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
+  // A server started by root runs as another user, who has to pass through.
+  await chmod(dir, 0o711)
+  guard.watchData(dir)
+  const log = {
+    info: () => undefined,
+    warn: (details: object, message: string) => console.error(message, details),
+  }
+  const server = await startEmbeddedPostgres({ dataDir: dir, dataDirIsExplicit: true, port: 0, log })
+  const pid = findPostmaster(join(server.dataDir, 'cluster'))?.pid
+  if (pid === undefined) throw new Error('the Postgres of the benchmark ended as soon as it had started')
+  return {
+    guard,
+    postgres: { name: 'postgres', pid, family: true },
+    createDatabase: async (name) => {
+      const url = new URL(server.url)
+      await withClient(url.href, (client) => client.query(`create database ${escapeIdentifier(name)}`))
+      url.pathname = `/${name}`
+      return url.href
+    },
+    close: async () => {
+      await server.stop()
+      await rm(dir, { recursive: true, force: true })
+    },
+  }
+}
+
+export async function withClient<T>(url: string, work: (client: Client) => Promise<T>): Promise<T> {
+  const client = new Client({ connectionString: url })
+  await client.connect()
+  try {
+    return await work(client)
+  } finally {
+    await client.end()
+  }
+}
+
+export type ServiceOptions = {
+  readonly databaseUrl: string
+  readonly smtpUrl: string
+  readonly roles: 'api' | 'worker' | 'api,worker'
+  /** Where to write a CPU profile of the process when it stops. */
+  readonly profileDir: string | undefined
+}
+
+export type BenchService = {
+  readonly url: string
+  readonly watched: Watched
+  stop(): Promise<void>
+}
+
+/** Sluice as users run it: a process of its own, started by its command line. */
+export async function startService(rig: Rig, options: ServiceOptions): Promise<BenchService> {
+  const profiling =
+    options.profileDir === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${options.profileDir}`]
+  const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
+  const child = spawn(process.execPath, [...profiling, main], {
+    env: {
+      PATH: process.env.PATH,
+      DATABASE_URL: options.databaseUrl,
+      SMTP_URL: options.smtpUrl,
+      SLUICE_API_KEY: API_KEY,
+      SLUICE_ROLES: options.roles,
+      PORT: '0',
+    },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  rig.guard.watch(child)
+  const ready = await firstLine(child, options.roles === 'worker' ? 'worker registered' : 'listening')
+  return {
+    url: String(ready.url ?? ''),
+    watched: { name: 'sluice', pid: child.pid ?? 0 },
+    stop: async () => {
+      const ended = once(child, 'exit')
+      child.kill('SIGTERM')
+      await ended
+    },
+  }
+}
+
+/** Resolves with the first log line that has this message; shows warnings, and rejects when the process ends first. */
+function firstLine(child: ChildProcess, text: string): Promise<Readonly<Record<string, unknown>>> {
+  const found = Promise.withResolvers<Readonly<Record<string, unknown>>>()
+  let said = ''
+  child.stderr?.on('data', (chunk) => {
+    said = `${said}${chunk}`.slice(-2_000)
+  })
+  if (child.stdout === null) throw new Error('the output of the service is not a pipe')
+  createInterface({ input: child.stdout }).on('line', (json) => {
+    const line = JSON.parse(json) as Record<string, unknown>
+    if (line.msg === text) found.resolve(line)
+    if (line.level === 'warn' || line.level === 'error') console.error(`sluice: ${json}`)
+  })
+  child.once('exit', (code) => found.reject(new Error(`Sluice ended with ${code}:\n${said}`)))
+  return found.promise
+}
+
+/** Publishes the template of the benchmark, through the API. */
+export async function publishTemplate(url: string): Promise<void> {
+  const draft = { name: TEMPLATE_NAME, subject: SUBJECT, html: HTML, text: TEXT }
+  await post(`${url}/templates`, draft)
+  await post(`${url}/templates/${TEMPLATE_NAME}/publish`, {})
+}
+
+async function post(url: string, body: object): Promise<void> {
+  const answer = await fetch(url, {
+    method: 'POST',
+    headers: { Authorization: `Bearer ${API_KEY}`, 'Content-Type': 'application/json' },
+    body: JSON.stringify(body),
+  })
+  if (!answer.ok) throw new Error(`POST ${url} answered ${answer.status}: ${await answer.text()}`)
+  await answer.arrayBuffer()
+}

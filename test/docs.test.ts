@@ -1,0 +1,100 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
+import { text } from 'node:stream/consumers'
+import { type TestContext, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { Client } from 'pg'
+import { createTestDatabase } from './support/database.ts'
+import { eventually } from './support/eventually.ts'
+import { startTestService, TEST_KEY } from './support/service.ts'
+
+const ROOT = new URL('../', import.meta.url)
+const CURL = fileURLToPath(new URL('support/curl.ts', import.meta.url))
+
+/** The documents with commands, and the dead letters that their examples mean to make. */
+const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
+  'README.md': [],
+  'docs/rest.md': [],
+  'docs/sql.md': ['invalid_message'],
+  'docs/operating.md': [],
+  'docs/production.md': [],
+}
+
+/** Roles belong to the whole server: what the documents make is taken away before and after. */
+const ROLES = ['shop_app', 'sluice_app']
+
+for (const [file, deadLetters] of Object.entries(DOCUMENTS)) {
+  test(`every command and query of ${file} works as printed`, async (t) => {
+    const database = await createTestDatabase(t)
+    const service = await startTestService(database)
+    const client = await connect(t, database)
+    let emailId = ''
+    for (const { language, code } of blocksOf(await readFile(new URL(file, ROOT), 'utf8'))) {
+      if (language === 'sql') await client.query(code)
+      if (language === 'sh') {
+        const printed = await runShell(code, service.url ?? '', emailId)
+        emailId = /"id":"([^"]+)"/.exec(printed)?.[1] ?? emailId
+      }
+    }
+    await eventually('every message of the document reaches its end', async () => {
+      const waiting = await database.query(
+        `select from mail.message where status not in ('sent', 'dead')
+         union all select from mail.outbox union all select from mail.intake`,
+      )
+      return waiting.length === 0
+    })
+    const dead = await database.query<{ code: string }>('select code from mail.dlq order by code')
+    assert.deepEqual(
+      dead.map((row) => row.code),
+      deadLetters,
+    )
+  })
+}
+
+async function connect(
+  t: TestContext,
+  database: Awaited<ReturnType<typeof createTestDatabase>>,
+): Promise<Client> {
+  const client = new Client({ connectionString: database.url })
+  await client.connect()
+  const dropRoles = async () => {
+    for (const role of ROLES) await client.query(`drop role if exists ${role}`)
+  }
+  await dropRoles()
+  database.beforeDrop(async () => {
+    await dropRoles()
+    await client.end()
+  })
+  t.diagnostic(`against ${database.url}`)
+  return client
+}
+
+function blocksOf(markdown: string): { language: string; code: string }[] {
+  return [...markdown.matchAll(/^```(\w+)\n([\s\S]*?)^```/gm)].map(([, language = '', code = '']) => ({
+    language,
+    code,
+  }))
+}
+
+async function runShell(code: string, url: string, emailId: string): Promise<string> {
+  const script = `curl() { "$NODE" "$CURL" "$@"; }\n${code.replaceAll('http://127.0.0.1:3000', url)}`
+  const child = spawn('sh', ['-eu', '-c', script], {
+    env: {
+      PATH: process.env.PATH,
+      NODE: process.execPath,
+      CURL,
+      SLUICE_API_KEY: TEST_KEY,
+      EMAIL_ID: emailId,
+    },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const [printed, complaints] = await Promise.all([
+    text(child.stdout),
+    text(child.stderr),
+    once(child, 'close'),
+  ])
+  assert.equal(child.exitCode, 0, `${code}\nprinted ${printed}${complaints}`)
+  return printed
+}

@@ -1,0 +1,195 @@
+import assert from 'node:assert/strict'
+import { before, test } from 'node:test'
+import type { QueryResult, RootOperationNode, UnknownRow } from 'kysely'
+import type { Database } from '../../src/db/pool.ts'
+import { ApiError } from '../../src/errors.ts'
+import { Acceptor } from '../../src/intake/accept.ts'
+import { createTestDatabase, type TestDatabase } from '../support/database.ts'
+import { orderMail } from '../support/service.ts'
+import { intakeRow, openIntake } from './intake-stage.ts'
+
+const DURABLE = { mayBuffer: false, timeoutMs: 10_000 }
+/** Long enough for the append, too short for anybody to move the row. */
+const IMPATIENT_MS = 50
+
+let database: TestDatabase
+let intake: Awaited<ReturnType<typeof openIntake>>
+
+before(async (t) => {
+  database = await createTestDatabase(t as Parameters<typeof createTestDatabase>[0])
+  intake = await openIntake(database)
+})
+
+test('a durable answer waits until the message is committed to a logged table', async () => {
+  const bell = Promise.withResolvers<void>()
+  const acceptor = new Acceptor(intake.db, bell.resolve)
+  const row = intakeRow()
+  const accepted = acceptor.accept(row, DURABLE)
+  await bell.promise
+  assert.equal(await settledWithin(accepted, IMPATIENT_MS), false)
+  acceptor.settle(await intake.move((id) => acceptor.isAwaited(id)))
+  assert.deepEqual(await accepted, { id: row.id, durability: 'durable', isReplay: false })
+  assert.deepEqual(await statusOf(row.id), ['accepted'])
+})
+
+test('a buffered answer waits for nothing but the append', async () => {
+  const acceptor = new Acceptor(intake.db, () => undefined)
+  const row = intakeRow()
+  const accepted = await acceptor.accept(row, { mayBuffer: true, timeoutMs: 10_000 })
+  assert.deepEqual(accepted, { id: row.id, durability: 'buffered', isReplay: false })
+  assert.equal((await database.query('select 1 from mail.intake where id = $1', [row.id])).length, 1)
+  await intake.move()
+})
+
+test('a durable answer that cannot be had in time is 503, and the mail goes on', async () => {
+  const acceptor = new Acceptor(intake.db, () => undefined)
+  const row = intakeRow()
+  const error = await refusalOf(acceptor.accept(row, { mayBuffer: false, timeoutMs: IMPATIENT_MS }))
+  assert.deepEqual([error.code, error.status], ['service_unavailable', 503])
+  assert.ok((error.retryAfterS ?? 0) > 0)
+  assert.match(error.message, /may still be sent.*Idempotency-Key/)
+  await intake.move()
+  assert.deepEqual(await statusOf(row.id), ['accepted'])
+})
+
+test('a caller with a key who allows it is answered buffered when the time is over', async () => {
+  const acceptor = new Acceptor(intake.db, () => undefined)
+  const row = intakeRow({ idempotencyKey: 'impatient' })
+  const accepted = await acceptor.accept(row, { mayBuffer: true, timeoutMs: IMPATIENT_MS })
+  assert.deepEqual(accepted, { id: row.id, durability: 'buffered', isReplay: false })
+  await intake.move()
+})
+
+test('a row that another process moved is answered durable', async () => {
+  const bell = Promise.withResolvers<void>()
+  const acceptor = new Acceptor(intake.db, bell.resolve)
+  const row = intakeRow()
+  const accepted = acceptor.accept(row, DURABLE)
+  await bell.promise
+  await intake.move()
+  assert.deepEqual(await accepted, { id: row.id, durability: 'durable', isReplay: false })
+})
+
+test('a row that another process is still moving is not answered durable', async () => {
+  const bell = Promise.withResolvers<void>()
+  const acceptor = new Acceptor(intake.db, bell.resolve)
+  const row = intakeRow()
+  const accepted = acceptor.accept(row, { mayBuffer: false, timeoutMs: 600 })
+  await bell.promise
+  await intake.db
+    .transaction()
+    .execute(async (trx) => {
+      await trx.deleteFrom('mail.intake').where('id', '=', row.id).execute()
+      assert.equal((await refusalOf(accepted)).status, 503)
+      throw new Error('the other process died')
+    })
+    .catch((error: Error) => assert.equal(error.message, 'the other process died'))
+  await intake.move()
+  assert.deepEqual(await statusOf(row.id), ['accepted'])
+})
+
+test('a repeat that another process moved is answered with the first message', async () => {
+  const first = intakeRow({ idempotencyKey: 'elsewhere' })
+  await acceptAndMoveElsewhere(first)
+  const repeat = intakeRow({ idempotencyKey: 'elsewhere' })
+  assert.deepEqual(await acceptAndMoveElsewhere(repeat), {
+    id: first.id,
+    durability: 'durable',
+    isReplay: true,
+  })
+  assert.deepEqual(await statusOf(repeat.id), [])
+})
+
+test('a key used with another message is a conflict, whichever process moved it', async () => {
+  await acceptAndMoveElsewhere(intakeRow({ idempotencyKey: 'conflict' }))
+  const other = intakeRow({ idempotencyKey: 'conflict', message: orderMail({ subject: 'Another' }) })
+  const error = await refusalOf(acceptAndMoveElsewhere(other))
+  assert.deepEqual([error.code, error.status], ['invalid_idempotent_request', 409])
+})
+
+test('a message that another process refused is answered with the reason', async () => {
+  const error = await refusalOf(acceptAndMoveElsewhere(intakeRow({ stream: 'nowhere' })))
+  assert.equal(error.code, 'validation_error')
+  assert.match(error.message, /Invalid `stream`: there is no stream `nowhere`/)
+})
+
+test('requests of one moment are appended in few statements', async () => {
+  const { db, statements } = watched(intake.db)
+  const acceptor = new Acceptor(db, () => undefined)
+  const rows = Array.from({ length: 300 }, () => intakeRow())
+  const accepted = await Promise.all(
+    rows.map((row) => acceptor.accept(row, { mayBuffer: true, timeoutMs: 10_000 })),
+  )
+  assert.deepEqual(
+    accepted.map(({ id }) => id),
+    rows.map(({ id }) => id),
+  )
+  assert.ok(statements.length <= 3, `300 rows took ${statements.length} statements`)
+  const [count] = await database.query<{ count: number }>(
+    'select count(*)::integer from mail.intake where id = any ($1)',
+    [rows.map(({ id }) => id)],
+  )
+  assert.equal(count?.count, 300)
+  await intake.move()
+})
+
+test('a burst of large mail is spread over statements of bounded size', async () => {
+  const { db, statements } = watched(intake.db)
+  const acceptor = new Acceptor(db, () => undefined)
+  const html = 'x'.repeat(5_000_000)
+  await Promise.all(
+    Array.from({ length: 9 }, () =>
+      acceptor.accept(intakeRow({ message: orderMail({ html }) }), { mayBuffer: true, timeoutMs: 10_000 }),
+    ),
+  )
+  assert.ok(Math.max(...statements) < 17_000_000, `statements of ${statements.join(', ')} characters`)
+  assert.equal(
+    statements.reduce((sum, chars) => sum + Math.floor(chars / 5_000_000), 0),
+    9,
+  )
+  await intake.move()
+})
+
+async function acceptAndMoveElsewhere(row: ReturnType<typeof intakeRow>) {
+  const bell = Promise.withResolvers<void>()
+  const acceptor = new Acceptor(intake.db, bell.resolve)
+  const [accepted] = await Promise.all([
+    acceptor.accept(row, DURABLE),
+    bell.promise.then(() => intake.move()),
+  ])
+  return accepted
+}
+
+async function refusalOf(accepted: Promise<unknown>): Promise<ApiError> {
+  const error = await accepted.then(
+    () => assert.fail('it was accepted'),
+    (reason: unknown) => reason,
+  )
+  assert.ok(error instanceof ApiError, String(error))
+  return error
+}
+
+async function settledWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  const timeout = new Promise<false>((resolve) => setTimeout(() => resolve(false), ms))
+  return Promise.race([promise.then(() => true as const), timeout])
+}
+
+async function statusOf(id: string): Promise<string[]> {
+  const rows = await database.query<{ status: string }>('select status from mail.message where id = $1', [id])
+  return rows.map(({ status }) => status)
+}
+
+/** The same database, noting the size of the parameters of each append. */
+function watched(db: Database): { db: Database; statements: number[] } {
+  const statements: number[] = []
+  const watching = db.withPlugin({
+    transformQuery: ({ node }: { node: RootOperationNode }) => {
+      if (node.kind === 'RawNode') {
+        statements.push(JSON.stringify(node.parameters).length)
+      }
+      return node
+    },
+    transformResult: async ({ result }: { result: QueryResult<UnknownRow> }) => result,
+  })
+  return { db: watching, statements }
+}

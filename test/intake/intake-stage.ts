@@ -1,0 +1,52 @@
+import { randomUUIDv7 } from 'node:crypto'
+import { readCatalog } from '../../src/catalog.ts'
+import { openPool } from '../../src/db/pool.ts'
+import type { MoveOutcome } from '../../src/intake/idempotency.ts'
+import { type MoverDeps, moveBatch } from '../../src/intake/mover.ts'
+import type { IntakeRow } from '../../src/intake/queries.ts'
+import { createLog } from '../../src/log.ts'
+import { Meter } from '../../src/meter.ts'
+import { Bells } from '../../src/queue/bells.ts'
+import { startBoss } from '../../src/queue/boss.ts'
+import type { TestDatabase } from '../support/database.ts'
+import { orderMail } from '../support/service.ts'
+
+/** The intake's parts over a database without any service: nothing moves unless the test says so. */
+export async function openIntake(database: TestDatabase) {
+  const log = createLog('silent')
+  const { db, pool, close } = openPool({ url: database.url, maxConnections: 6, role: undefined, log })
+  const boss = await startBoss(pool)
+  const bells = new Bells(pool, log)
+  bells.hasPeers = false
+  database.beforeDrop(async () => {
+    bells.stop()
+    await boss.stop({ graceful: false })
+    await close()
+  })
+  const catalog = { current: await readCatalog(db) }
+  const deps: MoverDeps = { db, boss, bells, meter: new Meter(), catalog, isAwaited: () => false }
+  return {
+    db,
+    boss,
+    log,
+    /** One batch, as the mover of another process would move it unless told who is awaited. */
+    move: (isAwaited: MoverDeps['isAwaited'] = () => false): Promise<ReadonlyMap<string, MoveOutcome>> =>
+      moveBatch({ ...deps, isAwaited }),
+  }
+}
+
+/** A row as the API hands it in. */
+export function intakeRow(
+  changes: Partial<Omit<IntakeRow, 'message'>> & { message?: unknown } = {},
+): IntakeRow {
+  const { message = orderMail(), ...columns } = changes
+  return {
+    id: randomUUIDv7(),
+    priority: 3,
+    stream: 'transactional',
+    idempotencyKey: null,
+    source: 'test',
+    message: JSON.stringify(message),
+    ...columns,
+  }
+}
