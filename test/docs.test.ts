@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { text } from 'node:stream/consumers'
-import { type TestContext, test } from 'node:test'
+import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'pg'
 import { createTestDatabase } from './support/database.ts'
@@ -29,7 +29,7 @@ for (const [file, deadLetters] of Object.entries(DOCUMENTS)) {
   test(`every command and query of ${file} works as printed`, async (t) => {
     const database = await createTestDatabase(t)
     const service = await startTestService(database)
-    const client = await connect(t, database)
+    const client = await connect(database)
     let emailId = ''
     for (const { language, code } of blocksOf(await readFile(new URL(file, ROOT), 'utf8'))) {
       if (language === 'sql') await client.query(code)
@@ -53,10 +53,7 @@ for (const [file, deadLetters] of Object.entries(DOCUMENTS)) {
   })
 }
 
-async function connect(
-  t: TestContext,
-  database: Awaited<ReturnType<typeof createTestDatabase>>,
-): Promise<Client> {
+async function connect(database: Awaited<ReturnType<typeof createTestDatabase>>): Promise<Client> {
   const client = new Client({ connectionString: database.url })
   await client.connect()
   const dropRoles = async () => {
@@ -67,7 +64,6 @@ async function connect(
     await dropRoles()
     await client.end()
   })
-  t.diagnostic(`against ${database.url}`)
   return client
 }
 

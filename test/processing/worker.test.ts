@@ -29,6 +29,13 @@ async function publish(service: Pick<TestService, 'request'>, draft: { name: str
   assert.equal(response.status, 200, await response.clone().text())
 }
 
+function untilPinned(database: TestDatabase, id: string): Promise<number> {
+  return eventually(
+    `message ${id} has its version`,
+    async () => (await readMessage(database, id))?.template_version,
+  )
+}
+
 test('a template is rendered with its data: HTML escaped, subject and text as they are', async (t) => {
   const database = await createTestDatabase(t)
   const sink = await startSmtpSink(t)
@@ -54,12 +61,12 @@ test('a message keeps the template version it was processed with, and may ask fo
   const service = await startTestService(database, { SMTP_URL: relay.url })
   await publish(service, { name: 'news', subject: 'one', text: 'first' } as { name: string })
   const early = await post(service, byTemplate('news'))
-  await untilStatus(database, early, 'deferred')
+  await untilPinned(database, early)
   await publish(service, { name: 'news', subject: 'two', text: 'second' } as { name: string })
   const late = await post(service, byTemplate('news'))
   const pinned = await post(service, byTemplate('news', { version: 1 }))
-  await untilStatus(database, late, 'deferred')
-  await untilStatus(database, pinned, 'deferred')
+  await untilPinned(database, late)
+  await untilPinned(database, pinned)
   await relay.appear()
   const mails = await sink.waitForMails(3)
   const subjects = new Map(mails.map((mail) => [sluiceIdOf(mail), headerOf(mail, 'Subject')]))
