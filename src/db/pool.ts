@@ -25,8 +25,11 @@ export function openPool(options: PoolOptions): { db: Database; pool: Pool; clos
     application_name: 'sluice',
     ...(options.role === undefined ? {} : { options: `-c role=${options.role}` }),
   })
-  // An idle connection that breaks is replaced by the pool; without a listener it would end the process.
-  pool.on('error', (error) => options.log.debug({ error }, 'idle database connection lost'))
+  // A connection that breaks is replaced by the pool, and a statement on it fails; but without a listener
+  // its error event would end the process. The pool listens only while a connection is idle.
+  const onLost = (error: Error) => options.log.debug({ error }, 'database connection lost')
+  pool.on('error', onLost)
+  pool.on('connect', (client) => client.on('error', onLost))
   const db = new Kysely<DB>({ dialect: new PostgresDialect({ pool }) })
   return { db, pool, close: () => db.destroy() }
 }

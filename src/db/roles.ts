@@ -50,8 +50,12 @@ async function createRoles(client: Client): Promise<void> {
     const isRefusal = [SQLSTATE.insufficientPrivilege, SQLSTATE.duplicateObject, SQLSTATE.uniqueViolation]
     if (!(await attempt(client, `create role ${role} nologin`, isRefusal))) continue
   }
-  // The service drops to mail_service on each connection, which takes membership.
-  await attempt(client, 'grant mail_owner, mail_service to current_user', [SQLSTATE.insufficientPrivilege])
+  // The service drops to mail_service on each connection, which takes membership. A role is missing where
+  // this user may not create it; and the same grant may be made at this moment from another database.
+  for (const role of ['mail_owner', 'mail_service']) {
+    const isHarmless = [SQLSTATE.insufficientPrivilege, SQLSTATE.undefinedObject, SQLSTATE.uniqueViolation]
+    await attempt(client, `grant ${role} to current_user`, isHarmless)
+  }
 }
 
 async function takeRole(

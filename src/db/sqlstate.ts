@@ -3,6 +3,7 @@ export const SQLSTATE = {
   uniqueViolation: '23505',
   insufficientPrivilege: '42501',
   duplicateObject: '42710',
+  undefinedObject: '42704',
   lockNotAvailable: '55P03',
 } as const
 

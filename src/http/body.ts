@@ -28,7 +28,7 @@ export async function readJson(c: Context): Promise<unknown> {
 
 /** Checks a small body against its schema; the first problem is the answer. */
 export function parseBody<T>(schema: z.ZodType<T>, body: unknown): T {
-  const parsed = schema.safeParse(body)
+  const parsed = schema.safeParse(body, { reportInput: true })
   if (parsed.success) return parsed.data
   const [issue] = parsed.error.issues
   const field = issue?.path.join('.') ?? ''

@@ -1,6 +1,7 @@
-import { Hono } from 'hono'
+import { type Context, Hono } from 'hono'
 import { z } from 'zod'
 import { ApiError } from '../errors.ts'
+import { textFault } from '../message-text.ts'
 import * as store from '../templates.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { parseBody, readJson } from './body.ts'
@@ -33,7 +34,7 @@ export function templateRoutes(deps: AppDeps): Hono<AuthEnv> {
   })
 
   routes.post('/:reference/publish', requireScope(), async (c) => {
-    const published = await store.publishLatest(deps.db, c.req.param('reference'))
+    const published = await store.publishLatest(deps.db, referenceOf(c))
     if (published === undefined) throw notFound()
     deps.log.info({ template: published.name, version: published.version }, 'template published')
     return c.json(present(published))
@@ -45,12 +46,19 @@ export function templateRoutes(deps: AppDeps): Hono<AuthEnv> {
   })
 
   routes.get('/:reference', requireScope('read'), async (c) => {
-    const [latest, ...older] = await store.listVersions(deps.db, c.req.param('reference'))
+    const [latest, ...older] = await store.listVersions(deps.db, referenceOf(c))
     if (latest === undefined) throw notFound()
     return c.json({ ...present(latest), ...partsOf(latest), versions: [latest, ...older].map(present) })
   })
 
   return routes
+}
+
+/** Postgres takes neither NUL nor half a surrogate pair for text: no template has such a name. */
+function referenceOf(c: Context): string {
+  const reference = c.req.param('reference') ?? ''
+  if (textFault(reference) !== undefined) throw notFound()
+  return reference
 }
 
 function notFound(): ApiError {

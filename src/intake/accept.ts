@@ -87,17 +87,6 @@ export class Acceptor {
     for (const [id, outcome] of outcomes) this.#waiting.get(id)?.moved.resolve(outcome)
   }
 
-  /** Resolves when everything handed in so far was answered. */
-  async drain(): Promise<void> {
-    while (this.#pending.length > 0 || this.#waiting.size > 0) {
-      await Promise.allSettled([
-        ...this.#pending.map((each) => each.appended.promise),
-        ...[...this.#waiting.values()].map((each) => each.moved.promise),
-      ])
-      await new Promise((resolve) => setImmediate(resolve))
-    }
-  }
-
   #append(row: queries.IntakeRow): Promise<void> {
     const pending: Pending = { row, appended: Promise.withResolvers() }
     this.#pending.push(pending)

@@ -1,5 +1,8 @@
+import { randomUUIDv7 } from 'node:crypto'
+import { sql } from 'kysely'
 import type { Catalog } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
+import { isDatabaseAway, sqlState } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
@@ -7,7 +10,7 @@ import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import { jobPriority, processQueue } from '../queue/queues.ts'
-import { examine } from './examine.ts'
+import { type ExaminedRow, examine, refuse } from './examine.ts'
 import { type MoveOutcome, settleIdempotency } from './idempotency.ts'
 import * as queries from './queries.ts'
 
@@ -45,33 +48,68 @@ const IDLE_MS = 100
 export function createMoverLoop(
   deps: MoverDeps & { log: Log; onMoved: (outcomes: ReadonlyMap<string, MoveOutcome>) => void },
 ): Loop {
+  let oneByOne = false
   return new Loop({
     name: 'mover',
     log: deps.log,
     idleMs: IDLE_MS,
     round: async () => {
-      const outcomes = await moveBatch(deps)
-      deps.onMoved(outcomes)
-      return outcomes.size > 0
+      try {
+        const outcomes = await moveBatch(deps, { oneByOne })
+        oneByOne = false
+        deps.onMoved(outcomes)
+        return outcomes.size > 0
+      } catch (error) {
+        // A row that the database will not have must not hold the others: the next round finds it.
+        oneByOne = !isDatabaseAway(error)
+        throw error
+      }
     },
   })
 }
 
-/** Moves one batch; says what became of each row taken. Throws what the database throws. */
-export async function moveBatch(deps: MoverDeps): Promise<ReadonlyMap<string, MoveOutcome>> {
+/**
+ * Moves one batch; says what became of each row taken. Throws what the database throws, unless it stores
+ * one row at a time: then a row that is refused becomes a dead letter.
+ */
+export async function moveBatch(
+  deps: MoverDeps,
+  { oneByOne = false }: { oneByOne?: boolean } = {},
+): Promise<ReadonlyMap<string, MoveOutcome>> {
   const { outcomes, stored } = await inTransaction(deps.db, async (trx) => {
     const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES)
     const examined = taken.map((row) => examine(row, deps.catalog.current))
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
-    if (settled.rows.length > 0) await queries.storeMessages(trx, settled.rows)
+    const rows = oneByOne ? await storeOneByOne(trx, settled.rows) : settled.rows
+    if (!oneByOne && rows.length > 0) await queries.storeMessages(trx, rows)
     // After the messages, which may be of this batch: a timeline begins with its message.
     if (settled.replayed.length > 0) await queries.recordReplays(trx, settled.replayed)
-    const stored = settled.rows.filter((row) => row.status === 'accepted')
+    const stored = rows.filter((row) => row.status === 'accepted')
     await enqueue(deps.boss, trx, stored)
     return { outcomes: settled.outcomes, stored }
   })
   announce(deps, stored)
   return outcomes
+}
+
+/** Returns what was stored: a row that the database refused stands there as a dead letter under a new id. */
+async function storeOneByOne(trx: Transaction, rows: readonly ExaminedRow[]): Promise<ExaminedRow[]> {
+  const stored: ExaminedRow[] = []
+  for (const row of rows) {
+    await sql`savepoint one_row`.execute(trx)
+    try {
+      await queries.storeMessages(trx, [row])
+      stored.push(row)
+    } catch (error) {
+      if (isDatabaseAway(error)) throw error
+      await sql`rollback to savepoint one_row`.execute(trx)
+      const reason = `The database refused this row (${sqlState(error)}); its id ${row.id} may be in use already.`
+      const refused = { ...refuse(row, 'unstorable', reason), id: randomUUIDv7() }
+      await queries.storeMessages(trx, [refused])
+      stored.push(refused)
+    }
+  }
+  return stored
 }
 
 async function enqueue(boss: Boss, trx: Transaction, stored: readonly queries.MovedRow[]): Promise<void> {

@@ -30,9 +30,7 @@ export type RescuedMessage = {
  */
 export async function rescueMessages(trx: Transaction, worker: number): Promise<RescuedMessage[]> {
   const { rows } = await sql<RescuedMessage>`/* upkeep.rescue_messages */
-    with queues as materialized (
-      select array_agg(name) as names from pgboss.queue where name like 'dispatch.%'
-    ), lost as materialized (
+    with lost as materialized (
       select
         m.id, j.name as queue,
         case
@@ -43,7 +41,7 @@ export async function rescueMessages(trx: Transaction, worker: number): Promise<
       from pgboss.job j
       join mail.message m on m.id = j.id
       left join mail.stream s on s.name = m.stream
-      where j.name = any ((select names from queues)) and j.state = 'active'
+      where j.name = any (array(select name from pgboss.queue where name like 'dispatch.%')) and j.state = 'active'
         and m.status = 'sending' and m.worker = ${worker}
     ), rescued as (
       update mail.message m

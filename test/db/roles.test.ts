@@ -1,0 +1,254 @@
+import assert from 'node:assert/strict'
+import { before, describe, test } from 'node:test'
+import { Client, type QueryResultRow } from 'pg'
+import { createTestDatabase, type TestDatabase } from '../support/database.ts'
+import { eventually } from '../support/eventually.ts'
+import { orderMail, startTestService } from '../support/service.ts'
+import { startSmtpSink } from '../support/smtp-sink.ts'
+
+const DENIED = { code: '42501' }
+const MAIL = JSON.stringify(orderMail())
+/** A message that was sent, for the statements that need one. */
+let sentId: string
+let database: TestDatabase
+
+before(async (t) => {
+  const context = t as Parameters<typeof createTestDatabase>[0]
+  const sink = await startSmtpSink(context)
+  database = await createTestDatabase(context)
+  const service = await startTestService(database, { SMTP_URL: sink.url })
+  const response = await service.request('/emails', { body: orderMail() })
+  sentId = ((await response.json()) as { id: string }).id
+  await eventually('the mail was sent', async () => {
+    const rows = await database.query("select 1 from mail.message where status = 'sent'")
+    return rows.length === 1
+  })
+  await service.stop()
+})
+
+/** Runs the statement as this role and undoes it. */
+async function as<Row extends QueryResultRow>(role: string, statement: string): Promise<Row[]> {
+  const client = new Client({ connectionString: database.url })
+  await client.connect()
+  try {
+    await client.query('begin')
+    await client.query(`set local role ${role}`)
+    return (await client.query<Row>(statement)).rows
+  } finally {
+    await client.end()
+  }
+}
+
+const READER_VIEWS = ['queue', 'dlq', 'stream', 'provider', 'worker', 'intake_loss']
+const OPERATOR_TABLES = [...READER_VIEWS, 'message', 'event', 'suppression', 'waiting_job', 'dead_letter']
+const SECRET_TABLES = [
+  'message_content',
+  'message_prepared',
+  'api_key',
+  'inbox',
+  'intake',
+  'outbox',
+  'template',
+]
+
+/** Statements that change what only the service, through its own code, may change. */
+const WRITES = [
+  "update mail.message set status = 'canceled'",
+  'delete from mail.message',
+  'delete from mail.dead_letter',
+  "insert into mail.provider (name, transport) values ('evil', 'inbox')",
+  'update mail.stream set attempts = 1',
+  "insert into mail.api_key (id, name, hash) values ('x', 'x', sha256('x'))",
+  "insert into mail.suppression (address, reason) values ('a@example.com', 'x')",
+  'delete from mail.event',
+  'truncate mail.intake',
+  'select mail.ensure_partitions()',
+  "select mail.ensure_queue('process.evil', '{}')",
+  'select mail.apply_grants()',
+  'select * from mail.watch_intake()',
+  'create table mail.mine ()',
+  'select * from pgboss.job',
+]
+
+async function mayNot(role: string, statements: readonly string[]): Promise<void> {
+  for (const statement of statements)
+    await assert.rejects(as(role, statement), DENIED, `${role}: ${statement}`)
+}
+
+describe('mail_enqueue', () => {
+  test('may append to both doors, with the columns of a caller, and use mail.send', async () => {
+    for (const door of ['intake', 'outbox']) {
+      await as('mail_enqueue', `insert into mail.${door} (message) values ('${MAIL}')`)
+      await as(
+        'mail_enqueue',
+        `insert into mail.${door} (message, stream, priority, idempotency_key, source)
+         values ('${MAIL}', 'alerts', 1, 'key', 'a report')`,
+      )
+    }
+    const [sent] = await as<{ id: string }>('mail_enqueue', `select mail.send('${MAIL}', 'key') as id`)
+    assert.match(sent?.id ?? '', /^[0-9a-f-]{36}$/)
+  })
+
+  test('may not choose what orders and names a message', async () => {
+    for (const door of ['intake', 'outbox']) {
+      await mayNot('mail_enqueue', [
+        `insert into mail.${door} (id, message) values (gen_random_uuid(), '${MAIL}')`,
+        `insert into mail.${door} (seq, message) values (1, '${MAIL}')`,
+        `insert into mail.${door} (received_at, message) values (now(), '${MAIL}')`,
+        `insert into mail.${door} (message) values ('${MAIL}') returning id`,
+      ])
+    }
+    await mayNot('mail_enqueue', ["select setval('mail.message_seq', 1)"])
+  })
+
+  test('reads nothing and changes nothing', async () => {
+    const tables = [...OPERATOR_TABLES, ...SECRET_TABLES, 'idempotency', 'migration']
+    await mayNot(
+      'mail_enqueue',
+      tables.map((table) => `select * from mail.${table}`),
+    )
+    await mayNot('mail_enqueue', WRITES)
+    await mayNot('mail_enqueue', [
+      'delete from mail.outbox',
+      'update mail.outbox set priority = 0',
+      `select mail.why('${sentId}')`,
+      "select mail.suppress('a@example.com')",
+    ])
+  })
+})
+
+describe('mail_reader', () => {
+  test('may look at the views', async () => {
+    for (const view of READER_VIEWS) await as('mail_reader', `select * from mail.${view}`)
+  })
+
+  test('may not look at messages, events, bodies or keys, and changes nothing', async () => {
+    const tables = [...OPERATOR_TABLES, ...SECRET_TABLES].filter((table) => !READER_VIEWS.includes(table))
+    await mayNot(
+      'mail_reader',
+      tables.map((table) => `select * from mail.${table}`),
+    )
+    await mayNot('mail_reader', WRITES)
+    await mayNot('mail_reader', [
+      `insert into mail.outbox (message) values ('${MAIL}')`,
+      `select mail.send('${MAIL}')`,
+      `select mail.why('${sentId}')`,
+    ])
+  })
+})
+
+describe('mail_operator', () => {
+  test('may see where mail stands and why, and keep the suppression list', async () => {
+    for (const table of OPERATOR_TABLES) await as('mail_operator', `select * from mail.${table}`)
+    const [row] = await as<{ why: string }>('mail_operator', `select mail.why('${sentId}') as why`)
+    assert.match(row?.why ?? '', /^Not waiting: provider default accepted it/)
+    await as('mail_operator', "select mail.suppress('Ann@Example.net'), mail.unsuppress('ann@example.net')")
+  })
+
+  test('may not read bodies or keys, and changes nothing by hand', async () => {
+    await mayNot(
+      'mail_operator',
+      SECRET_TABLES.map((table) => `select * from mail.${table}`),
+    )
+    await mayNot('mail_operator', WRITES)
+    await mayNot('mail_operator', [
+      `insert into mail.outbox (message) values ('${MAIL}')`,
+      `select mail.send('${MAIL}')`,
+    ])
+  })
+})
+
+describe('mail_service', () => {
+  test('may do what the running service does', async () => {
+    for (const statement of [
+      `insert into mail.intake (message) values ('${MAIL}')`,
+      `select mail.send('${MAIL}')`,
+      'delete from mail.outbox',
+      "update mail.message set status = 'sent'",
+      'select mail.ensure_partitions()',
+      'select mail.ensure_queue(\'process.fresh\', \'{"policy":"standard"}\')',
+      'select * from mail.watch_intake()',
+      'select * from pgboss.job',
+    ]) {
+      await as('mail_service', statement)
+    }
+  })
+
+  test('may not change the schema, the register of migrations or the rights', async () => {
+    await mayNot('mail_service', [
+      'create table mail.mine ()',
+      'alter table mail.message add column x integer',
+      'drop table mail.event',
+      'truncate mail.message',
+      'delete from mail.migration',
+      "insert into mail.migration (version, name) values (9999, 'x')",
+      'select mail.apply_grants()',
+      'create role mail_evil',
+      'grant mail_owner to mail_service',
+    ])
+  })
+
+  test('makes only queues that are named like its own', async () => {
+    for (const name of ['evil', 'process', "process.a'; drop", 'process.A', 'other.a', 'dispatch.a.b.c']) {
+      await assert.rejects(as('mail_service', `select mail.ensure_queue($q$${name}$q$, '{}')`), {
+        code: '22023',
+      })
+    }
+  })
+})
+
+describe('the catalog', () => {
+  test('every function that runs with its owner’s rights pins its search path', async () => {
+    const functions = await database.query<{ name: string; config: string[] | null }>(
+      `select oid::regprocedure::text as name, proconfig as config
+       from pg_proc
+       where prosecdef and pronamespace in ('mail'::regnamespace, 'pgboss'::regnamespace)`,
+    )
+    assert.ok(functions.length >= 5)
+    for (const { name, config } of functions) {
+      assert.deepEqual(config, ['search_path=pg_catalog, mail, pg_temp'], name)
+    }
+  })
+
+  test('every function of ours pins its search path', async () => {
+    const loose = await database.query(
+      `select oid::regprocedure::text from pg_proc
+       where pronamespace = 'mail'::regnamespace
+         and proconfig is distinct from array['search_path=pg_catalog, mail, pg_temp']`,
+    )
+    assert.deepEqual(loose, [])
+  })
+
+  test('nobody may do anything without a role', async () => {
+    const open = await database.query(
+      `select oid::regprocedure::text from pg_proc
+       where pronamespace in ('mail'::regnamespace, 'pgboss'::regnamespace)
+         and has_function_privilege('public', oid, 'execute')`,
+    )
+    assert.deepEqual(open, [])
+    const [schemas] = await database.query(
+      `select has_schema_privilege('public', 'mail', 'usage') as usage, has_schema_privilege('public', 'mail', 'create') as makes,
+         has_schema_privilege('public', 'pgboss', 'usage') as boss`,
+    )
+    assert.deepEqual(schemas, { usage: false, makes: false, boss: false })
+  })
+
+  test('partitions and queues made later are open to the service and to nobody else', async () => {
+    await database.query(
+      'select mail.ensure_partitions(12), mail.ensure_queue(\'process.later\', \'{"policy":"standard","partition":true}\')',
+    )
+    const open = await database.query(
+      `select c.oid::regclass::text as name, role
+       from pg_class c, unnest(array['mail_enqueue', 'mail_reader', 'mail_operator']) role
+       where c.relispartition and c.relkind = 'r' and c.relnamespace in ('mail'::regnamespace, 'pgboss'::regnamespace)
+         and (has_table_privilege(role, c.oid, 'select') or has_table_privilege(role, c.oid, 'insert'))`,
+    )
+    assert.deepEqual(open, [])
+    const closed = await database.query(
+      `select c.oid::regclass::text as name from pg_class c
+       where c.relispartition and c.relkind = 'r' and c.relnamespace in ('mail'::regnamespace, 'pgboss'::regnamespace)
+         and not has_table_privilege('mail_service', c.oid, 'select, insert, update, delete')`,
+    )
+    assert.deepEqual(closed, [])
+  })
+})

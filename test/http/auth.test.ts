@@ -1,0 +1,94 @@
+import assert from 'node:assert/strict'
+import { before, test } from 'node:test'
+import { createKey, type KeyScope } from '../../src/keys.ts'
+import { createTestDatabase, type TestDatabase } from '../support/database.ts'
+import { orderMail, startTestService, TEST_KEY, type TestService } from '../support/service.ts'
+
+let database: TestDatabase
+let service: TestService
+
+before(async (t) => {
+  database = await createTestDatabase(t as Parameters<typeof createTestDatabase>[0])
+  service = await startTestService(database, { SLUICE_ROLES: 'api' })
+})
+
+const NO_SUCH = '/emails/00000000-0000-7000-8000-000000000000'
+
+async function answerTo(path: string, authorization: string | undefined, body?: unknown) {
+  const response = await fetch(new URL(path, service.url), {
+    method: body === undefined ? 'GET' : 'POST',
+    headers: {
+      'Content-Type': 'application/json',
+      ...(authorization === undefined ? {} : { Authorization: authorization }),
+    },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  })
+  return { status: response.status, body: (await response.json()) as { name?: string; message?: string } }
+}
+
+test('a request without a key is told how to bring one', async () => {
+  for (const path of ['/emails', NO_SUCH, '/templates', '/templates/x/publish']) {
+    const { status, body } = await answerTo(path, undefined)
+    assert.deepEqual([status, body.name], [401, 'missing_api_key'])
+    assert.match(body.message ?? '', /Authorization: Bearer/)
+  }
+})
+
+test('wrong, unknown, revoked and expired keys get one and the same answer', async () => {
+  const keys = await Promise.all(
+    ['revoked', 'expired', 'unknown'].map((name) => createKey(service.db, { name, scope: 'full' })),
+  )
+  const [revoked, expired, unknown] = keys
+  await database.query('update mail.api_key set revoked_at = now() where id = $1', [revoked?.id])
+  await database.query('update mail.api_key set expires_at = now() where id = $1', [expired?.id])
+  await database.query('delete from mail.api_key where id = $1', [unknown?.id])
+  const answers = []
+  for (const key of [...keys.map((each) => each.key), `${TEST_KEY}x`, 'x', 'k'.repeat(600)]) {
+    answers.push(await answerTo('/emails', `Bearer ${key}`, orderMail()))
+  }
+  for (const scheme of ['', 'Bearer', 'Bearer ', `Basic ${TEST_KEY}`, TEST_KEY, `Bearer ${TEST_KEY} x`]) {
+    answers.push(await answerTo('/emails', scheme, orderMail()))
+  }
+  for (const { status, body } of answers) {
+    assert.deepEqual([status, body.name, body.message], [401, 'invalid_api_key', 'API key is invalid.'])
+  }
+})
+
+test('nothing is read of a body whose sender is unknown', async () => {
+  const { status } = await answerTo('/emails', 'Bearer wrong', 'x'.repeat(6 * 1_024 * 1_024))
+  assert.equal(status, 401)
+})
+
+test('the scheme is not case-sensitive', async () =>
+  assert.equal((await answerTo('/templates', `bearer ${TEST_KEY}`)).status, 200))
+
+test('a key may do what its scope allows and nothing else', async () => {
+  const draft = { name: 'scoped', text: 'Hi' }
+  const requests = {
+    send: (auth: string) => answerTo('/emails', auth, orderMail()),
+    read: (auth: string) => answerTo(NO_SUCH, auth),
+    list: (auth: string) => answerTo('/templates', auth),
+    write: (auth: string) => answerTo('/templates', auth, draft),
+    publish: (auth: string) => answerTo('/templates/scoped/publish', auth, {}),
+  }
+  const allowed: Record<KeyScope, (keyof typeof requests)[]> = {
+    full: ['send', 'read', 'list', 'write', 'publish'],
+    send: ['send'],
+    read: ['read', 'list'],
+    operate: [],
+  }
+  for (const [scope, may] of Object.entries(allowed)) {
+    const { key } = await createKey(service.db, { name: scope, scope: scope as KeyScope })
+    for (const [name, request] of Object.entries(requests)) {
+      const { status, body } = await request(`Bearer ${key}`)
+      const isAllowed = may.includes(name as keyof typeof requests)
+      assert.equal(body.name === 'restricted_api_key', !isAllowed, `${scope} asks to ${name}: ${status}`)
+      if (!isAllowed) assert.deepEqual([status, body.message?.includes(`\`${scope}\``)], [401, true])
+    }
+  }
+})
+
+test('health is for everybody', async () => {
+  assert.equal((await answerTo('/healthz', undefined)).status, 200)
+  assert.equal((await answerTo('/readyz', undefined)).status, 200)
+})

@@ -1,0 +1,74 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { openPool } from '../../src/db/pool.ts'
+import { createLog } from '../../src/log.ts'
+import { ensurePartitions, purge } from '../../src/upkeep/queries.ts'
+import { createTestDatabase, type TestDatabase } from '../support/database.ts'
+import { eventually } from '../support/eventually.ts'
+import { post, untilStatus } from '../support/messages.ts'
+import { startTestService } from '../support/service.ts'
+import { startSmtpSink } from '../support/smtp-sink.ts'
+
+function open(database: TestDatabase) {
+  const log = createLog('silent')
+  const { db, close } = openPool({ url: database.url, maxConnections: 1, role: undefined, log })
+  database.beforeDrop(close)
+  return db
+}
+
+test('expired idempotency keys and old rates are removed, the rest stays', async (t) => {
+  const database = await createTestDatabase(t)
+  await database.query(
+    `insert into mail.idempotency (scope, key, fingerprint, message_ids, expires_at) values
+       ('send', 'old', '', '{}', now() - interval '1 s'), ('send', 'new', '', '{}', now() + interval '1 h')`,
+  )
+  await database.query(
+    `insert into mail.throughput (bucket_at, process, stage, stream) values
+       (now() - interval '3 h', gen_random_uuid(), 'intake', 'old'), (now(), gen_random_uuid(), 'intake', 'new')`,
+  )
+  assert.equal(await purge(open(database)), false)
+  const left = await database.query<{ name: string }>(
+    'select key as name from mail.idempotency union all select stream from mail.throughput',
+  )
+  assert.deepEqual(
+    left.map(({ name }) => name),
+    ['new', 'new'],
+  )
+})
+
+test('partitions are made ahead, and mail that came before its partition is moved into it', async (t) => {
+  const database = await createTestDatabase(t)
+  const db = open(database)
+  assert.equal(await ensurePartitions(db), 0)
+  const tomorrow = "to_char((now() at time zone 'utc')::date + 1, '_YYYYMMDD')"
+  const [{ suffix } = { suffix: '' }] = await database.query<{ suffix: string }>(
+    `select ${tomorrow} as suffix`,
+  )
+  await database.query(`drop table mail.message${suffix}`)
+  await database.query(
+    `insert into mail.message (id, seq, accepted_at, priority, status, stream, source)
+     values (mail.uuid7_floor(((now() at time zone 'utc')::date + 1)::timestamp at time zone 'utc'), 1, now(), 5, 'accepted', 'x', 'x')`,
+  )
+  assert.equal(await ensurePartitions(db), 1)
+  const rows = await database.query<{ place: string }>(
+    'select tableoid::regclass::text as place from mail.message',
+  )
+  assert.deepEqual(rows, [{ place: `mail.message${suffix}` }])
+})
+
+test('what passes through each stage shows in mail.queue as a rate', async (t) => {
+  const database = await createTestDatabase(t)
+  const sink = await startSmtpSink(t)
+  const service = await startTestService(database, { SMTP_URL: sink.url })
+  const ids = await Promise.all(Array.from({ length: 12 }, () => post(service)))
+  for (const id of ids) await untilStatus(database, id, 'sent')
+  // Twelve in a minute.
+  const expected = [
+    { stage: 'processing', in_per_s: '0.2', out_per_s: '0.2' },
+    { stage: 'dispatch', in_per_s: '0.2', out_per_s: '0.2' },
+  ]
+  await eventually('both stages were counted', async () => {
+    const seen = await database.query('select stage, in_per_s, out_per_s from mail.queue where out_per_s > 0')
+    return JSON.stringify(seen) === JSON.stringify(expected)
+  })
+})
