@@ -16,7 +16,7 @@ as $$
       set_bit(
         overlay(
           uuid_send(gen_random_uuid())
-          placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+          placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
           from 1 for 6
         ),
         52, 1
@@ -32,7 +32,7 @@ create function mail.uuid7_floor(at timestamptz) returns uuid
 language sql immutable strict parallel safe
 set search_path = pg_catalog, mail, pg_temp
 as $$
-  select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+  select (lpad(to_hex(floor(extract(epoch from at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 comment on function mail.uuid7_floor(timestamptz) is
   'The smallest id a message of that moment can have: bounds for partitions and for ranges of time.';

@@ -43,6 +43,7 @@ const RETRY_MS = 100
 /** Posts one message under a key of its own until it has a durable answer, as a careful client does. */
 async function deliver(api: SpawnedService, key: string): Promise<string> {
   for (;;) {
+    assertAlive(api)
     const answer = await api
       .request('/emails', { body: orderMail(), headers: { 'Idempotency-Key': key } })
       .catch(() => undefined)
@@ -169,7 +170,7 @@ test('a crash that empties the intake is noticed, with a range that holds the nu
 
 test('with every connection cut five times a second 500 messages still go out, each once', async (t) => {
   const server = await startServer(t)
-  const sink = await startSmtpSink(t, { onMail: () => new Promise((resolve) => setTimeout(resolve, 50)) })
+  const sink = await startSmtpSink(t, { onMail: () => new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), 50)) })
   const { api, worker } = await spawnBoth(t, server.url, sink.url)
   const ids = await insertMany(server, 500)
   let cuts = 0

@@ -18,7 +18,7 @@ async function assertNothingHeld({ query }: TestDatabase): Promise<void> {
 test('stopped in the middle of 500 messages it settles what it claimed, and the next process sends the rest', async (t) => {
   const database = await createTestDatabase(t)
   const sink = await startSmtpSink(t, {
-    onMail: () => new Promise((resolve) => setTimeout(resolve, 40)),
+    onMail: () => new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), 40)),
   })
   const first = await spawnService(t, database.url, { SMTP_URL: sink.url })
   const ids = await insertMany(database, 500)

@@ -144,7 +144,7 @@ test('nobody takes the mail of a worker that is stopped for longer than the grac
 
 test('two workers on one database share the work, and no message goes out twice', async (t) => {
   const database = await createTestDatabase(t)
-  const slowly = { onMail: () => new Promise<undefined>((resolve) => setTimeout(resolve, 10)) }
+  const slowly = { onMail: () => new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), 10)) }
   const sinks = [await startSmtpSink(t, slowly), await startSmtpSink(t, slowly)]
   for (const { url } of sinks) await startTestService(database, { SMTP_URL: url, SLUICE_ROLES: 'worker' })
   const ids = await insertMany(database, 600)
