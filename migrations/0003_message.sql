@@ -104,7 +104,7 @@ begin
       -- LIKE and ATTACH, not PARTITION OF: it does not lock the parent against readers and writers.
       execute format('create table mail.%I (like mail.%I including all)', partition, parent);
       if parent = 'message' then
-        execute format('alter table mail.%I set (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05)', partition);
+        execute format('alter table mail.%I set (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05)', partition);
       end if;
       -- Rows can be in the default partition only if nobody made partitions in time.
       execute format(

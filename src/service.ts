@@ -161,6 +161,7 @@ function createIntake(core: Core): { acceptor: Acceptor; mover: Loop } {
     catalog,
     log,
     isAwaited: (id) => acceptor.isAwaited(id),
+    parsedOf: (id) => acceptor.parsedOf(id),
     onMoved: (outcomes) => acceptor.settle(outcomes),
   })
   return { acceptor, mover }

@@ -1,5 +1,5 @@
 import { Kysely, PostgresDialect } from 'kysely'
-import { Pool } from 'pg'
+import { Client, Pool } from 'pg'
 import type { Log } from '../log.ts'
 import type { DB } from './types.ts'
 
@@ -15,9 +15,35 @@ export type PoolOptions = {
 
 const CONNECT_TIMEOUT_MS = 3_000
 
+/** The statements that run for every batch; each is planned once a connection instead of every time. */
+const HOT = /^\/\* (?:intake|processing|dispatch)\.|\bpgboss\./
+/** Plans take memory in every connection: past so many different texts, the rest are planned each time. */
+const MAX_PREPARED = 200
+const preparedNames = new Map<string, string>()
+
+function preparedNameOf(text: string): string | undefined {
+  const known = preparedNames.get(text)
+  if (known !== undefined || preparedNames.size >= MAX_PREPARED || !HOT.test(text)) return known
+  const name = `sluice_${preparedNames.size}`
+  preparedNames.set(text, name)
+  return name
+}
+
+/** A client that names hot statements, which is how the driver prepares them. */
+class PreparingClient extends Client {
+  // biome-ignore lint/suspicious/noExplicitAny: the driver's own signature has a dozen overloads
+  override query(...args: any[]): any {
+    const [text, values] = args
+    const name = typeof text === 'string' && Array.isArray(values) ? preparedNameOf(text) : undefined
+    if (name !== undefined) args.splice(0, 2, { name, text, values })
+    return super.query(...(args as Parameters<Client['query']>))
+  }
+}
+
 /** Connections for everything but sessions that must be held (see session.ts). */
 export function openPool(options: PoolOptions): { db: Database; pool: Pool; close: () => Promise<void> } {
   const pool = new Pool({
+    Client: PreparingClient,
     connectionString: options.url,
     max: options.maxConnections,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,

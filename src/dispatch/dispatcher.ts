@@ -106,9 +106,11 @@ export class Dispatcher {
     const isPatient = Date.now() - this.#claimedAt < GATHER_SLOTS_MS
     if (free < (isPatient ? Math.ceil(slots / 3) : 1)) return false
     this.#claimedAt = Date.now()
-    const claims = await this.#claim(free)
+    // In few different sizes: the fetch carries its limit in its text, and each text is planned once.
+    const count = 2 ** Math.floor(Math.log2(free))
+    const claims = await this.#claim(count)
     for (const claim of claims) this.#launch(stream, claim)
-    return claims.length === free
+    return claims.length === count
   }
 
   async #claim(count: number): Promise<Claim[]> {

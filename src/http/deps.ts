@@ -2,6 +2,7 @@ import type { Catalog } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import type { Keyring } from '../keys.ts'
 import type { Log } from '../log.ts'
+import type { Message } from '../message.ts'
 
 /** What one message is handed in with. */
 export type Submission = {
@@ -10,7 +11,9 @@ export type Submission = {
   readonly stream: string
   readonly idempotencyKey: string | null
   readonly source: string
+  /** The body as JSON text, and as it was read. */
   readonly message: string
+  readonly parsed: Message
 }
 
 export type Accepted = {

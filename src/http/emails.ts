@@ -47,6 +47,7 @@ async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> 
       source: `api key ${c.get('caller').name}`.slice(0, MAX_SOURCE_LENGTH).toWellFormed(),
       // Put into words again, not passed on: one key each, no byte-order mark, nothing but JSON.
       message: JSON.stringify(body),
+      parsed: parsed.message,
     },
     { mayBuffer, timeoutMs: deps.acceptTimeoutMs },
   )

@@ -1,6 +1,7 @@
 import type { Database } from '../db/pool.ts'
 import { isDatabaseAway } from '../db/sqlstate.ts'
 import { ApiError } from '../errors.ts'
+import type { Message } from '../message.ts'
 import { CONFLICT_CODE, type MoveOutcome } from './idempotency.ts'
 import * as queries from './queries.ts'
 
@@ -76,6 +77,11 @@ export class Acceptor {
     } finally {
       this.#waiting.delete(row.id)
     }
+  }
+
+  /** A row whose caller waits here, as it was read at the door. */
+  parsedOf(id: string): Message | undefined {
+    return this.#waiting.get(id)?.row.parsed
   }
 
   isAwaited(id: string): boolean {

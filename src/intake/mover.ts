@@ -6,6 +6,7 @@ import { isDatabaseAway, sqlState } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
+import type { Message } from '../message.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import { type Boss, within } from '../queue/boss.ts'
@@ -39,6 +40,8 @@ export type MoverDeps = {
   readonly catalog: { readonly current: Catalog }
   /** True for a row whose caller waits in this process for the outcome. */
   readonly isAwaited: (id: string) => boolean
+  /** What this process read already at the door. Absent: every row is read here. */
+  readonly parsedOf?: (id: string) => Message | undefined
 }
 
 /** How often the doors are looked at by themselves, for rows that SQL writers append unannounced. */
@@ -78,7 +81,7 @@ export async function moveBatch(
 ): Promise<ReadonlyMap<string, MoveOutcome>> {
   const { outcomes, stored } = await inTransaction(deps.db, async (trx) => {
     const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES)
-    const examined = taken.map((row) => examine(row, deps.catalog.current))
+    const examined = taken.map((row) => examine(row, deps.catalog.current, deps.parsedOf?.(row.id)))
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
     const rows = oneByOne ? await storeOneByOne(trx, settled.rows) : settled.rows
     if (!oneByOne && rows.length > 0) await queries.storeMessages(trx, rows)

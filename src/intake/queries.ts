@@ -1,6 +1,7 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import type { Transaction } from '../db/transaction.ts'
+import type { Message } from '../message.ts'
 
 /** A row as the API appends it to the intake. */
 export type IntakeRow = {
@@ -11,6 +12,8 @@ export type IntakeRow = {
   readonly source: string
   /** The request body as JSON text. */
   readonly message: string
+  /** The same, as it was read and found good. Absent: the mover reads it. */
+  readonly parsed?: Message
 }
 
 /** A row as the mover takes it from either door. */
@@ -63,11 +66,11 @@ export async function takeBatch(trx: Transaction, limit: number, maxBytes: numbe
           select ctid as place, seq, coalesce(priority, 5::smallint) as rank, octet_length(message::text) as bytes
           from ${sql.table(`mail.${table}`)}
           order by coalesce(priority, 5::smallint), seq
-          limit ${limit}
+          limit ${sql.lit(limit)}
           for update skip locked
         ) free
       ) sized
-      where bytes_so_far <= ${maxBytes} or nth = 1
+      where bytes_so_far <= ${sql.lit(maxBytes)} or nth = 1
     ))
     returning id, seq, received_at, priority, stream, idempotency_key, source, message::text as message`
   const { rows } = await sql<TakenRow>`/* intake.take */
