@@ -30,21 +30,19 @@ test('with the relay away mail waits without using up attempts, and goes out by 
   const sink = await startSmtpSink(t)
   const relay = await startAbsentRelay(t, sink)
   await startTestService(database, { SMTP_URL: relay.url })
-  const ids = await insertMany(database, 30)
-  await eventually('the relay was tried twice', async () => {
+  const ids = await insertMany(database, 5)
+  await eventually('the relay was tried for one of them twice', async () => {
     const rows = await database.query("select from mail.event where type = 'unreachable'")
-    return rows.length >= 22
+    return rows.length > 5
   })
-  const [waiting] = await database.query<{ attempts: number; statuses: string[] }>(
-    `select max(attempts)::integer as attempts, array_agg(distinct status) as statuses from mail.message
-     where status <> 'sending'`,
+  const waiting = await database.query<{ status: string; attempts: number }>(
+    "select status, attempts from mail.message where status <> 'sending'",
   )
-  assert.equal(waiting?.attempts, 0)
-  assert.ok(waiting?.statuses.every((status) => status === 'queued' || status === 'deferred'))
+  for (const { status, attempts } of waiting) assert.deepEqual([status, attempts], ['deferred', 0])
   await relay.appear()
-  const mails = await sink.waitForMails(30)
+  const mails = await sink.waitForMails(5)
   assert.deepEqual(mails.map(sluiceIdOf).toSorted(), ids.toSorted())
-  await untilAll(database, 30, 'sent')
+  await untilAll(database, 5, 'sent')
   const [row] = await database.query<{ most: number }>(
     'select max(attempts)::integer as most from mail.message',
   )

@@ -1,41 +1,28 @@
 /** Postgres dies in every way it can: what was answered `durable` arrives, and every process goes on by itself. */
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
-import { type TestContext, test } from 'node:test'
-import { Client, type QueryResultRow } from 'pg'
-import { startTestPostgres } from '../support/database.ts'
+import { test } from 'node:test'
 import { eventually } from '../support/eventually.ts'
-import { insertMany, untilAll } from '../support/messages.ts'
+import {
+  assertAlive,
+  type KillablePostgres,
+  spawnBoth,
+  startKillablePostgres,
+} from '../support/killable-postgres.ts'
+import { untilAll } from '../support/messages.ts'
 import { orderMail, type SpawnedService, spawnService } from '../support/service.ts'
 import { startSmtpSink } from '../support/smtp-sink.ts'
-import { copiesOf, duplicatesIn, sluiceIdOf } from '../support/sunk-mail.ts'
+import { copiesOf, duplicatesIn } from '../support/sunk-mail.ts'
 
-type Server = Awaited<ReturnType<typeof startTestPostgres>> & {
-  query<Row extends QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]>
-}
-
-async function startServer(t: TestContext): Promise<Server> {
-  const server = await startTestPostgres(t)
-  const query = async <Row extends QueryResultRow>(text: string, values?: unknown[]) => {
-    const client = new Client({ connectionString: server.url })
-    // Killed under us as well; the query itself then says so.
-    client.on('error', () => client.end())
-    await client.connect()
-    try {
-      return (await client.query<Row>(text, values)).rows
-    } finally {
-      await client.end()
-    }
-  }
-  return { ...server, query }
-}
+/** A process that never comes to the point must not hang the suite. */
+const LIMIT = { timeout: 90_000 }
 
 /** The server is away for a moment: asks until it answers. */
-function persistent(server: Server): Pick<Server, 'query'> {
+function persistent(server: KillablePostgres): Pick<KillablePostgres, 'query'> {
   return {
     query: (text, values) =>
       eventually('the database answers', () => server.query(text, values).catch(() => null)),
-  } as Pick<Server, 'query'>
+  } as Pick<KillablePostgres, 'query'>
 }
 
 const RETRY_MS = 100
@@ -72,35 +59,23 @@ async function deliverMany(
       if (ids.length === count / 2) interruption = atHalf()
     }
   }
-  await Promise.all(Array.from({ length: 16 }, client))
+  await Promise.all(Array.from({ length: 64 }, client))
   await interruption
   return ids
-}
-
-async function spawnBoth(t: TestContext, url: string, smtpUrl: string) {
-  const environment = { SMTP_URL: smtpUrl, SLUICE_ACCEPT_TIMEOUT_MS: '2000' }
-  const api = await spawnService(t, url, { ...environment, SLUICE_ROLES: 'api' })
-  const worker = await spawnService(t, url, { ...environment, SLUICE_ROLES: 'worker' })
-  return { api, worker }
-}
-
-function assertAlive(...services: SpawnedService[]): void {
-  for (const each of services)
-    assert.deepEqual([each.process.exitCode, each.process.signalCode], [null, null])
 }
 
 for (const { what, count, kill } of [
   {
     what: 'the postmaster is killed in the middle of 1,000 messages',
     count: 1_000,
-    kill: async (server: Server) => {
+    kill: async (server: KillablePostgres) => {
       process.kill(server.postmasterPid(), 'SIGKILL')
     },
   },
   {
     what: 'one backend is killed, as by the OOM killer, in the middle of 400 messages',
     count: 400,
-    kill: async (server: Server) => {
+    kill: async (server: KillablePostgres) => {
       const [backend] = await server.query<{ pid: number }>(
         "select pid from pg_stat_activity where application_name = 'sluice' limit 1",
       )
@@ -108,8 +83,8 @@ for (const { what, count, kill } of [
     },
   },
 ]) {
-  test(`when ${what} every durable answer is kept`, async (t) => {
-    const server = await startServer(t)
+  test(`when ${what} every durable answer is kept`, LIMIT, async (t) => {
+    const server = await startKillablePostgres(t)
     const sink = await startSmtpSink(t)
     const { api, worker } = await spawnBoth(t, server.url, sink.url)
     const ids = await deliverMany(api, count, () => kill(server))
@@ -126,69 +101,50 @@ for (const { what, count, kill } of [
   })
 }
 
-test('a crash that empties the intake is noticed, with a range that holds the number of messages lost', async (t) => {
-  const server = await startServer(t)
-  const sink = await startSmtpSink(t)
-  const first = await spawnService(t, server.url, { SMTP_URL: sink.url })
-  await eventually('the watch has begun', async () => {
-    return (await server.query('select from mail.intake_canary')).length === 1
-  })
-  process.kill(first.pid, 'SIGTERM')
-  assert.equal(await first.ended, 0)
-  const append = (door: string, count: number) =>
-    server.query(`insert into mail.${door} (message) select $1::json from generate_series(1, $2::integer)`, [
-      JSON.stringify(orderMail()),
-      count,
-    ])
-  await append('intake', 10)
-  await server.query('select mail.watch_intake()')
-  await append('intake', 15)
-  await append('outbox', 5)
-
-  const before = await server.query<{ started: string }>('select pg_postmaster_start_time()::text as started')
-  process.kill(server.postmasterPid(), 'SIGKILL')
-  await eventually('Postgres is back', async () => {
-    const after = await server
-      .query<{ started: string }>('select pg_postmaster_start_time()::text as started')
-      .catch(() => undefined)
-    return after !== undefined && after[0]?.started !== before[0]?.started
-  })
-  const second = await spawnService(t, server.url, { SMTP_URL: sink.url })
-  const noticed = await second.logged(
-    'a crash of Postgres emptied the unlogged intake: buffered messages were lost',
-  )
-  const [loss] = await server.query<{ at_least: number; at_most: number }>(
-    'select at_least::integer, at_most::integer from mail.intake_loss',
-  )
-  assert.deepEqual([Number(noticed.atLeast), Number(noticed.atMost)], [loss?.at_least, loss?.at_most])
-  assert.equal(loss?.at_least, 10)
-  // Sequence numbers skip over a crash: the upper end may be above the truth, never below.
-  assert.ok(loss.at_most >= 25 && loss.at_most <= 25 + 40, `at most ${loss.at_most}`)
-  await untilAll(server, 5, 'sent')
-  assert.equal(sink.mails.length, 5)
-})
-
-test('with every connection cut five times a second 500 messages still go out, each once', async (t) => {
-  const server = await startServer(t)
-  const sink = await startSmtpSink(t, { onMail: () => new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), 50)) })
-  const { api, worker } = await spawnBoth(t, server.url, sink.url)
-  const ids = await insertMany(server, 500)
-  let cuts = 0
-  const cutter = setInterval(() => {
-    server
-      .query(
-        "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'sluice%' and pid <> pg_backend_pid()",
+test(
+  'a crash that empties the intake is noticed, with a range that holds the number of messages lost',
+  LIMIT,
+  async (t) => {
+    const server = await startKillablePostgres(t)
+    const sink = await startSmtpSink(t)
+    const first = await spawnService(t, server.url, { SMTP_URL: sink.url })
+    await eventually('the watch has begun', async () => {
+      return (await server.query('select from mail.intake_canary')).length === 1
+    })
+    process.kill(first.pid, 'SIGTERM')
+    assert.equal(await first.ended, 0)
+    const append = (door: string, count: number) =>
+      server.query(
+        `insert into mail.${door} (message) select $1::json from generate_series(1, $2::integer)`,
+        [JSON.stringify(orderMail()), count],
       )
-      .then(
-        () => (cuts += 1),
-        (error: unknown) => t.diagnostic(`a cut failed: ${String(error)}`),
-      )
-  }, 200)
-  t.after(() => clearInterval(cutter))
-  await sink.waitForMails(500)
-  clearInterval(cutter)
-  await untilAll(server, 500, 'sent')
-  assert.ok(cuts >= 5, `only ${cuts} cuts`)
-  assert.deepEqual(sink.mails.map(sluiceIdOf).toSorted(), ids.toSorted())
-  assertAlive(api, worker)
-})
+    await append('intake', 10)
+    await server.query('select mail.watch_intake()')
+    await append('intake', 15)
+    await append('outbox', 5)
+
+    const before = await server.query<{ started: string }>(
+      'select pg_postmaster_start_time()::text as started',
+    )
+    process.kill(server.postmasterPid(), 'SIGKILL')
+    await eventually('Postgres is back', async () => {
+      const after = await server
+        .query<{ started: string }>('select pg_postmaster_start_time()::text as started')
+        .catch(() => undefined)
+      return after !== undefined && after[0]?.started !== before[0]?.started
+    })
+    const second = await spawnService(t, server.url, { SMTP_URL: sink.url })
+    const noticed = await second.logged(
+      'a crash of Postgres emptied the unlogged intake: buffered messages were lost',
+    )
+    const [loss] = await server.query<{ at_least: number; at_most: number }>(
+      'select at_least::integer, at_most::integer from mail.intake_loss',
+    )
+    assert.deepEqual([Number(noticed.atLeast), Number(noticed.atMost)], [loss?.at_least, loss?.at_most])
+    assert.equal(loss?.at_least, 10)
+    // Sequence numbers skip over a crash: the upper end may be above the truth, never below.
+    assert.ok(loss.at_most >= 25 && loss.at_most <= 25 + 40, `at most ${loss.at_most}`)
+    await untilAll(server, 5, 'sent')
+    assert.equal(sink.mails.length, 5)
+  },
+)

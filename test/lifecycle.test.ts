@@ -1,0 +1,148 @@
+/** The process as a user starts it: one command, nothing else installed. */
+import assert from 'node:assert/strict'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { type TestContext, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { createTestDatabase, makeTestDirectory } from './support/database.ts'
+import { eventually } from './support/eventually.ts'
+
+const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url))
+
+type Started = {
+  readonly process: ChildProcess
+  /** Resolves with all that a person has seen on the terminal, as soon as it has this in it. */
+  shown(pattern: RegExp): Promise<string>
+  /** Resolves with the exit code. */
+  readonly ended: Promise<number | null>
+}
+
+function start(t: TestContext, environment: Record<string, string>, ...args: string[]): Started {
+  const child = spawn(process.execPath, [MAIN, ...args], {
+    env: { PATH: process.env.PATH, PORT: '0', LOG_LEVEL: 'warn', ...environment },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  let text = ''
+  child.stderr.on('data', (chunk) => {
+    text += chunk
+  })
+  const ended = once(child, 'exit').then(([code]) => code as number | null)
+  t.after(async () => {
+    child.kill('SIGKILL')
+    await ended
+  })
+  const shown = (pattern: RegExp) =>
+    eventually(
+      `the terminal shows ${pattern}`,
+      async () => {
+        if (child.exitCode !== null && !pattern.test(text)) {
+          throw new Error(`it ended with ${child.exitCode}:\n${text}`)
+        }
+        return pattern.test(text) && text
+      },
+      60_000,
+    )
+  return { process: child, shown, ended }
+}
+
+async function stop(service: Started): Promise<void> {
+  service.process.kill('SIGTERM')
+  assert.equal(await service.ended, 0)
+}
+
+function partOf(text: string, pattern: RegExp): string {
+  const [, part = ''] = pattern.exec(text) ?? []
+  assert.notEqual(part, '', `${pattern} is not in:\n${text}`)
+  return part
+}
+
+/** Runs the line in a shell, as a user pastes it; where curl is missing, sends what it says. */
+async function paste(line: string): Promise<unknown> {
+  try {
+    const { stdout } = await promisify(execFile)('sh', [
+      '-c',
+      `${line} --silent --show-error --fail-with-body`,
+    ])
+    return JSON.parse(stdout)
+  } catch (error) {
+    // 127 is the shell's: no such command.
+    if ((error as { code?: unknown }).code !== 127) throw error
+  }
+  const headers = [...line.matchAll(/-H ["']([^:]+): ([^"']+)["']/g)].map(
+    ([, name = '', value = '']) => [name, value] as [string, string],
+  )
+  const url = partOf(line, /^curl (\S+)/)
+  const response = await fetch(url, { method: 'POST', headers, body: partOf(line, /-d '([^']+)'/) })
+  assert.equal(response.status, 200)
+  return response.json()
+}
+
+test('one command gives a database, a key and a curl line that works when pasted, and all of it is kept', async (t) => {
+  const environment = { SLUICE_DATA_DIR: await makeTestDirectory(t) }
+  const first = start(t, environment)
+  const greeting = await first.shown(/\ncurl .*\n/)
+  const key = partOf(greeting, /API key {4}(sluice_\S+) /)
+  const { id } = (await paste(partOf(greeting, /\n(curl .*)\n/))) as { id: string }
+  const inbox = async (text: string) => {
+    const response = await fetch(partOf(text, /(http:\S+\/inbox)/))
+    return response.status === 200 && (await response.text())
+  }
+  const page = await eventually('the mail is in the inbox', async () => {
+    const html = await inbox(greeting)
+    return html !== false && html.includes('Hello') && html
+  })
+  assert.match(page, /ann@example\.com/)
+  await stop(first)
+
+  const second = start(t, environment)
+  const again = await second.shown(/\ncurl .*\n/)
+  assert.match(again, /API key {4}made earlier/)
+  assert.doesNotMatch(again, /sluice_/)
+  assert.match(String(await inbox(again)), /Hello/)
+  const url = partOf(again, /listens on (\S+)/)
+  const headers = { Authorization: `Bearer ${key}` }
+  const response = await fetch(`${url}/emails/${id}`, { headers })
+  const email = (await response.json()) as { id: string; status: string }
+  assert.deepEqual([response.status, email.id, email.status], [200, id, 'sent'])
+  // The line of a second start names a variable, as the key is not shown twice.
+  const line = partOf(again, /\n(curl .*)\n/)
+  assert.ok(((await paste(`SLUICE_API_KEY='${key}'; ${line}`)) as { id: string }).id)
+  await stop(second)
+})
+
+test('when its port is taken it says so and ends, leaving no worker behind', async (t) => {
+  const database = await createTestDatabase(t)
+  const occupant = createServer()
+  occupant.listen(0, '127.0.0.1')
+  await once(occupant, 'listening')
+  t.after(() => occupant.close())
+  const { port } = occupant.address() as AddressInfo
+  const service = start(t, { DATABASE_URL: database.url, PORT: String(port) })
+  assert.equal(await service.ended, 1)
+  assert.match(await service.shown(/EADDRINUSE/), new RegExp(String(port)))
+  assert.deepEqual(await database.query('select * from mail.worker'), [])
+})
+
+test('settings that cannot be used are reported all at once, with an exit code of their own', async (t) => {
+  const service = start(t, { PORT: 'many', SLUICE_ROLES: 'cook', SLUICE_NOT_A_SETTING: '1' })
+  assert.equal(await service.ended, 78)
+  const text = await service.shown(/SLUICE_NOT_A_SETTING/)
+  assert.match(text, /PORT:? must be a whole number/)
+  assert.match(text, /SLUICE_ROLES/)
+})
+
+test('what it is asked to do is done and it ends: help, migrate, an unknown command', async (t) => {
+  const database = await createTestDatabase(t)
+  const environment = { DATABASE_URL: database.url }
+  assert.equal(await start(t, environment, '--help').ended, 0)
+  assert.equal(await start(t, environment, 'migrate').ended, 0)
+  assert.equal(await start(t, environment, 'key', 'create', '--name', 'shop').ended, 0)
+  const [row] = await database.query<{ name: string }>('select name from mail.api_key')
+  assert.equal(row?.name, 'shop')
+  const confused = start(t, environment, 'dance')
+  assert.equal(await confused.ended, 64)
+  await confused.shown(/no command "dance"/)
+})

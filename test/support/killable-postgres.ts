@@ -1,0 +1,39 @@
+import assert from 'node:assert/strict'
+import type { TestContext } from 'node:test'
+import { Client, type QueryResultRow } from 'pg'
+import { startTestPostgres } from './database.ts'
+import { type SpawnedService, spawnService } from './service.ts'
+
+export type KillablePostgres = Awaited<ReturnType<typeof startTestPostgres>> & {
+  query<Row extends QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]>
+}
+
+/** A server of this test's own; queries reject while it is away. */
+export async function startKillablePostgres(t: TestContext): Promise<KillablePostgres> {
+  const server = await startTestPostgres(t)
+  const query = async <Row extends QueryResultRow>(text: string, values?: unknown[]) => {
+    const client = new Client({ connectionString: server.url })
+    // Killed under us as well; the query itself then says so.
+    client.on('error', () => client.end())
+    await client.connect()
+    try {
+      return (await client.query<Row>(text, values)).rows
+    } finally {
+      await client.end()
+    }
+  }
+  return { ...server, query }
+}
+
+/** The API and a worker, each a process of its own that has to live through whatever happens to Postgres. */
+export async function spawnBoth(t: TestContext, url: string, smtpUrl: string) {
+  const environment = { SMTP_URL: smtpUrl, SLUICE_ACCEPT_TIMEOUT_MS: '2000' }
+  const api = await spawnService(t, url, { ...environment, SLUICE_ROLES: 'api' })
+  const worker = await spawnService(t, url, { ...environment, SLUICE_ROLES: 'worker' })
+  return { api, worker }
+}
+
+export function assertAlive(...services: SpawnedService[]): void {
+  for (const each of services)
+    assert.deepEqual([each.process.exitCode, each.process.signalCode], [null, null])
+}
