@@ -95,6 +95,7 @@ create unlogged table mail.intake (
     constraint stream_name_is_at_most_64_long check (length(stream) <= 64),
   idempotency_key text
     constraint idempotency_key_is_1_to_256_long check (length(idempotency_key) between 1 and 256),
+  mover uuid,
   source text not null default session_user
     constraint source_is_at_most_200_long check (length(source) <= 200),
   message json not null
@@ -104,6 +105,8 @@ comment on table mail.intake is
   'The fast door: append only, UNLOGGED. A crash of Postgres empties it (see mail.intake_loss); rows stay for milliseconds, until the mover takes them.';
 comment on column mail.intake.message is 'The JSON of POST /emails, key for key; checked by the mover.';
 comment on column mail.intake.priority is 'Unset: the stream''s own.';
+comment on column mail.intake.mover is
+  'The process whose caller waits for this row; the others leave it alone for the first moments.';
 comment on column mail.intake.source is 'Who sent it, for grouping failures: the role by default.';
 
 create table mail.outbox (like mail.intake including all)

@@ -46,6 +46,8 @@ export type Core = {
   readonly meter: Meter
   readonly catalog: LiveCatalog
   readonly renderer: RenderPool
+  /** Tells this process's rows from those of others: rates, and rows on their way through the intake. */
+  readonly process: string
 }
 
 export type ServiceOptions = {
@@ -97,6 +99,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
       meter: new Meter(),
       catalog,
       renderer,
+      process: randomUUID(),
     }
     return { core, close }
   } catch (error) {
@@ -152,7 +155,7 @@ async function orClose<T>(starting: Promise<T>, close: () => Promise<void>): Pro
 
 function createIntake(core: Core): { acceptor: Acceptor; mover: Loop } {
   const { db, boss, bells, meter, catalog, log } = core
-  const acceptor: Acceptor = new Acceptor(db, () => mover.bell.ring())
+  const acceptor: Acceptor = new Acceptor(db, core.process, () => mover.bell.ring())
   const mover: Loop = createMoverLoop({
     db,
     boss,
@@ -162,6 +165,7 @@ function createIntake(core: Core): { acceptor: Acceptor; mover: Loop } {
     log,
     isAwaited: (id) => acceptor.isAwaited(id),
     parsedOf: (id) => acceptor.parsedOf(id),
+    process: core.process,
     onMoved: (outcomes) => acceptor.settle(outcomes),
   })
   return { acceptor, mover }
@@ -178,7 +182,7 @@ function createUpkeep(core: Core, worker: Worker | undefined): Loop {
     log,
     meter,
     catalog,
-    process: randomUUID(),
+    process: core.process,
     rescue:
       rescuer === undefined
         ? undefined

@@ -135,6 +135,10 @@ export interface MailIntake {
    */
   message: unknown
   /**
+   * The process whose caller waits for this row; the others leave it alone for the first moments.
+   */
+  mover: string | null
+  /**
    * Unset: the stream's own.
    */
   priority: number | null
@@ -246,6 +250,10 @@ export interface MailOutbox {
    * The JSON of POST /emails, key for key; checked by the mover.
    */
   message: unknown
+  /**
+   * The process whose caller waits for this row; the others leave it alone for the first moments.
+   */
+  mover: string | null
   /**
    * Unset: the stream's own.
    */

@@ -46,6 +46,7 @@ type Waiter = {
 
 export class Acceptor {
   readonly #db: Database
+  readonly #process: string
   readonly #wakeMover: () => void
   readonly #pending: Pending[] = []
   readonly #waiting = new Map<string, Waiter>()
@@ -53,8 +54,10 @@ export class Acceptor {
   #lookTimer: NodeJS.Timeout | undefined
   #lookMs = FIRST_LOOK_MS
 
-  constructor(db: Database, wakeMover: () => void) {
+  /** `process` is the name under which this process's mover takes its own rows first. */
+  constructor(db: Database, process: string, wakeMover: () => void) {
     this.#db = db
+    this.#process = process
     this.#wakeMover = wakeMover
   }
 
@@ -109,6 +112,7 @@ export class Acceptor {
         await queries.appendToIntake(
           this.#db,
           batch.map((each) => each.row),
+          this.#process,
         )
         this.#wakeMover()
         for (const each of batch) each.appended.resolve()

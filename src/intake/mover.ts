@@ -38,6 +38,8 @@ export type MoverDeps = {
   readonly bells: Bells
   readonly meter: Meter
   readonly catalog: { readonly current: Catalog }
+  /** Identifies this process among the movers. */
+  readonly process: string
   /** True for a row whose caller waits in this process for the outcome. */
   readonly isAwaited: (id: string) => boolean
   /** What this process read already at the door. Absent: every row is read here. */
@@ -80,7 +82,7 @@ export async function moveBatch(
   { oneByOne = false }: { oneByOne?: boolean } = {},
 ): Promise<ReadonlyMap<string, MoveOutcome>> {
   const { outcomes, stored } = await inTransaction(deps.db, async (trx) => {
-    const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES)
+    const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, deps.process)
     const examined = taken.map((row) => examine(row, deps.catalog.current, deps.parsedOf?.(row.id)))
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
     const rows = oneByOne ? await storeOneByOne(trx, settled.rows) : settled.rows

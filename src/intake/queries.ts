@@ -30,26 +30,33 @@ export type TakenRow = {
 
 /**
  * One statement for all rows. The recordset is put together as text so that each body, JSON already,
- * is neither parsed nor escaped again.
+ * is neither parsed nor escaped again. `mover` is the process that wants to move them itself.
  */
-export async function appendToIntake(db: Database, rows: readonly IntakeRow[]): Promise<void> {
-  const recordset = rows.map(
-    (row) =>
-      `${JSON.stringify({ id: row.id, priority: row.priority, stream: row.stream, key: row.idempotencyKey, source: row.source }).slice(0, -1)},"message":${row.message}}`,
-  )
+export async function appendToIntake(db: Database, rows: readonly IntakeRow[], mover: string): Promise<void> {
+  const recordset = rows.map(({ message, parsed: _, ...columns }) => {
+    return `${JSON.stringify({ ...columns, mover }).slice(0, -1)},"message":${message}}`
+  })
   await sql`/* intake.append */
-    insert into mail.intake (id, priority, stream, idempotency_key, source, message)
-    select id, priority, stream, key, source, message
+    insert into mail.intake (id, priority, stream, idempotency_key, mover, source, message)
+    select id, priority, stream, "idempotencyKey", mover, source, message
     from json_to_recordset(${`[${recordset.join(',')}]`}::json)
-      as row (id uuid, priority smallint, stream text, key text, source text, message json)
+      as row (
+        id uuid, priority smallint, stream text, "idempotencyKey" text, mover uuid, source text, message json
+      )
   `.execute(db)
 }
 
 /**
  * Takes the next rows of both doors, urgent first, at most `limit` of each and about `maxBytes` of each
- * (always at least one). Rows another mover holds are passed over.
+ * (always at least one). Rows another mover holds are passed over, and so are rows that callers in another
+ * process wait for, as long as they are fresh: that process answers them sooner when it moves them itself.
  */
-export async function takeBatch(trx: Transaction, limit: number, maxBytes: number): Promise<TakenRow[]> {
+export async function takeBatch(
+  trx: Transaction,
+  limit: number,
+  maxBytes: number,
+  mover: string,
+): Promise<TakenRow[]> {
   // By ctid: the rows are locked, nothing updates them, and no join can be planned badly on a table that
   // is empty one moment and huge the next. Sizes are those of the text: the stored one may be compressed
   // a hundredfold.
@@ -65,6 +72,7 @@ export async function takeBatch(trx: Transaction, limit: number, maxBytes: numbe
         from (
           select ctid as place, seq, coalesce(priority, 5::smallint) as rank, octet_length(message::text) as bytes
           from ${sql.table(`mail.${table}`)}
+          where mover is null or mover = ${mover}::uuid or received_at < clock_timestamp() - interval '250 milliseconds'
           order by coalesce(priority, 5::smallint), seq
           limit ${sql.lit(limit)}
           for update skip locked

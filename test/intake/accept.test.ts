@@ -22,7 +22,7 @@ before(async (t) => {
 
 test('a durable answer waits until the message is committed to a logged table', async () => {
   const bell = Promise.withResolvers<void>()
-  const acceptor = new Acceptor(intake.db, bell.resolve)
+  const acceptor = new Acceptor(intake.db, intake.process, bell.resolve)
   const row = intakeRow()
   const accepted = acceptor.accept(row, DURABLE)
   await bell.promise
@@ -33,7 +33,7 @@ test('a durable answer waits until the message is committed to a logged table', 
 })
 
 test('a buffered answer waits for nothing but the append', async () => {
-  const acceptor = new Acceptor(intake.db, () => undefined)
+  const acceptor = new Acceptor(intake.db, intake.process, () => undefined)
   const row = intakeRow()
   const accepted = await acceptor.accept(row, { mayBuffer: true, timeoutMs: 10_000 })
   assert.deepEqual(accepted, { id: row.id, durability: 'buffered', isReplay: false })
@@ -42,7 +42,7 @@ test('a buffered answer waits for nothing but the append', async () => {
 })
 
 test('a durable answer that cannot be had in time is 503, and the mail goes on', async () => {
-  const acceptor = new Acceptor(intake.db, () => undefined)
+  const acceptor = new Acceptor(intake.db, intake.process, () => undefined)
   const row = intakeRow()
   const error = await refusalOf(acceptor.accept(row, { mayBuffer: false, timeoutMs: IMPATIENT_MS }))
   assert.deepEqual([error.code, error.status], ['service_unavailable', 503])
@@ -53,7 +53,7 @@ test('a durable answer that cannot be had in time is 503, and the mail goes on',
 })
 
 test('a caller with a key who allows it is answered buffered when the time is over', async () => {
-  const acceptor = new Acceptor(intake.db, () => undefined)
+  const acceptor = new Acceptor(intake.db, intake.process, () => undefined)
   const row = intakeRow({ idempotencyKey: 'impatient' })
   const accepted = await acceptor.accept(row, { mayBuffer: true, timeoutMs: IMPATIENT_MS })
   assert.deepEqual(accepted, { id: row.id, durability: 'buffered', isReplay: false })
@@ -62,7 +62,7 @@ test('a caller with a key who allows it is answered buffered when the time is ov
 
 test('a row that another process moved is answered durable', async () => {
   const bell = Promise.withResolvers<void>()
-  const acceptor = new Acceptor(intake.db, bell.resolve)
+  const acceptor = new Acceptor(intake.db, intake.process, bell.resolve)
   const row = intakeRow()
   const accepted = acceptor.accept(row, DURABLE)
   await bell.promise
@@ -72,7 +72,7 @@ test('a row that another process moved is answered durable', async () => {
 
 test('a row that another process is still moving is not answered durable', async () => {
   const bell = Promise.withResolvers<void>()
-  const acceptor = new Acceptor(intake.db, bell.resolve)
+  const acceptor = new Acceptor(intake.db, intake.process, bell.resolve)
   const row = intakeRow()
   const accepted = acceptor.accept(row, { mayBuffer: false, timeoutMs: 600 })
   await bell.promise
@@ -115,7 +115,7 @@ test('a message that another process refused is answered with the reason', async
 
 test('requests of one moment are appended in few statements', async () => {
   const { db, statements } = watched(intake.db)
-  const acceptor = new Acceptor(db, () => undefined)
+  const acceptor = new Acceptor(db, intake.process, () => undefined)
   const rows = Array.from({ length: 300 }, () => intakeRow())
   const accepted = await Promise.all(
     rows.map((row) => acceptor.accept(row, { mayBuffer: true, timeoutMs: 10_000 })),
@@ -135,7 +135,7 @@ test('requests of one moment are appended in few statements', async () => {
 
 test('a burst of large mail is spread over statements of bounded size', async () => {
   const { db, statements } = watched(intake.db)
-  const acceptor = new Acceptor(db, () => undefined)
+  const acceptor = new Acceptor(db, intake.process, () => undefined)
   const html = 'x'.repeat(5_000_000)
   await Promise.all(
     Array.from({ length: 9 }, () =>
@@ -152,7 +152,7 @@ test('a burst of large mail is spread over statements of bounded size', async ()
 
 async function acceptAndMoveElsewhere(row: ReturnType<typeof intakeRow>) {
   const bell = Promise.withResolvers<void>()
-  const acceptor = new Acceptor(intake.db, bell.resolve)
+  const acceptor = new Acceptor(intake.db, intake.process, bell.resolve)
   const [accepted] = await Promise.all([
     acceptor.accept(row, DURABLE),
     bell.promise.then(() => intake.move()),

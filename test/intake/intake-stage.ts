@@ -1,4 +1,4 @@
-import { randomUUIDv7 } from 'node:crypto'
+import { randomUUID, randomUUIDv7 } from 'node:crypto'
 import { readCatalog } from '../../src/catalog.ts'
 import { openPool } from '../../src/db/pool.ts'
 import type { MoveOutcome } from '../../src/intake/idempotency.ts'
@@ -24,11 +24,13 @@ export async function openIntake(database: TestDatabase) {
     await close()
   })
   const catalog = { current: await readCatalog(db) }
-  const deps: MoverDeps = { db, boss, bells, meter: new Meter(), catalog, isAwaited: () => false }
+  const process = randomUUID()
+  const deps: MoverDeps = { db, boss, bells, meter: new Meter(), catalog, process, isAwaited: () => false }
   return {
     db,
     boss,
     log,
+    process,
     /** One batch, as the mover of another process would move it unless told who is awaited. */
     move: (isAwaited: MoverDeps['isAwaited'] = () => false): Promise<ReadonlyMap<string, MoveOutcome>> =>
       moveBatch({ ...deps, isAwaited }),

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
 import { before, describe, test } from 'node:test'
 import { appendToIntake, takeBatch } from '../../src/intake/queries.ts'
 import { jobPriority } from '../../src/queue/queues.ts'
@@ -198,7 +199,7 @@ describe('a key', () => {
 
   test('used by two movers at the same moment gives one message', async () => {
     const rows = Array.from({ length: 40 }, () => intakeRow({ idempotencyKey: 'two movers' }))
-    await appendToIntake(intake.db, rows)
+    await appendToIntake(intake.db, rows, intake.process)
     const outcomes = await Promise.all([intake.move(), intake.move(), intake.move()])
     const kinds = outcomes.flatMap((each) => [...each.values()]).map(({ kind }) => kind)
     assert.deepEqual([kinds.filter((kind) => kind === 'stored').length, kinds.length], [1, 40])
@@ -215,6 +216,7 @@ describe('order and size', () => {
     await appendToIntake(
       intake.db,
       Array.from({ length: 600 }, () => intakeRow({ priority: 9, stream: 'alerts' })),
+      intake.process,
     )
     const urgent = new Set<string>()
     for (const door of ['intake', 'outbox'] as const) {
@@ -250,10 +252,20 @@ describe('order and size', () => {
     const sizes: number[] = []
     await intake.db.transaction().execute(async (trx) => {
       for (const maxBytes of [1, 2_500_000, 2_500_000]) {
-        sizes.push((await takeBatch(trx, 500, maxBytes)).length)
+        sizes.push((await takeBatch(trx, 500, maxBytes, intake.process)).length)
       }
     })
     assert.deepEqual(sizes, [1, 2, 1])
+  })
+
+  test('a row that callers in another process wait for is left to that process while it is fresh', async () => {
+    const row = intakeRow()
+    await appendToIntake(intake.db, [row], randomUUID())
+    assert.equal((await intake.move()).has(row.id), false)
+    await database.query("update mail.intake set received_at = now() - interval '1 second' where id = $1", [
+      row.id,
+    ])
+    assert.equal((await intake.move()).has(row.id), true)
   })
 
   test('rows held by another mover are passed over', async () => {
@@ -262,7 +274,7 @@ describe('order and size', () => {
       .transaction()
       .execute(async (trx) => {
         assert.deepEqual(
-          (await takeBatch(trx, 500, 1_000_000)).map(({ id }) => id),
+          (await takeBatch(trx, 500, 1_000_000, intake.process)).map(({ id }) => id),
           [held],
         )
         const free = await insert('outbox', MAIL)
