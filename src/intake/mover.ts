@@ -60,10 +60,10 @@ export function createMoverLoop(
     idleMs: IDLE_MS,
     round: async () => {
       try {
-        const outcomes = await moveBatch(deps, { oneByOne })
+        const { outcomes, isFull } = await moveBatch(deps, { oneByOne })
         oneByOne = false
         deps.onMoved(outcomes)
-        return outcomes.size > 0
+        return isFull
       } catch (error) {
         // A row that the database will not have must not hold the others: the next round finds it.
         oneByOne = !isDatabaseAway(error)
@@ -73,6 +73,12 @@ export function createMoverLoop(
   })
 }
 
+export type Moved = {
+  readonly outcomes: ReadonlyMap<string, MoveOutcome>
+  /** The batch met its limit of rows or bytes. */
+  readonly isFull: boolean
+}
+
 /**
  * Moves one batch; says what became of each row taken. Throws what the database throws, unless it stores
  * one row at a time: then a row that is refused becomes a dead letter.
@@ -80,8 +86,8 @@ export function createMoverLoop(
 export async function moveBatch(
   deps: MoverDeps,
   { oneByOne = false }: { oneByOne?: boolean } = {},
-): Promise<ReadonlyMap<string, MoveOutcome>> {
-  const { outcomes, stored } = await inTransaction(deps.db, async (trx) => {
+): Promise<Moved> {
+  const { outcomes, stored, isFull } = await inTransaction(deps.db, async (trx) => {
     const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, deps.process)
     const examined = taken.map((row) => examine(row, deps.catalog.current, deps.parsedOf?.(row.id)))
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
@@ -91,10 +97,16 @@ export async function moveBatch(
     if (settled.replayed.length > 0) await queries.recordReplays(trx, settled.replayed)
     const stored = rows.filter((row) => row.status === 'accepted')
     await enqueue(deps.boss, trx, stored)
-    return { outcomes: settled.outcomes, stored }
+    return { outcomes: settled.outcomes, stored, isFull: isFullBatch(taken) }
   })
   announce(deps, stored)
-  return outcomes
+  return { outcomes, isFull }
+}
+
+/** More may be waiting: the batch met a limit, or came near the one for bytes. What arrives later rings the bell. */
+function isFullBatch(taken: readonly queries.TakenRow[]): boolean {
+  const chars = taken.reduce((sum, row) => sum + row.message.length, 0)
+  return taken.length >= BATCH_ROWS || chars >= BATCH_BYTES / 2
 }
 
 /** Returns what was stored: a row that the database refused stands there as a dead letter under a new id. */

@@ -33,10 +33,12 @@ export async function recordClaims(
   worker: number,
 ): Promise<void> {
   const { rows } = await sql`/* processing.record_claims */
-    with me as materialized (${registration(worker)})
+    with me as materialized (${registration(worker)}),
+    -- The commit need not wait for the disk: a claim that a crash of Postgres undoes is simply made again.
+    relaxed as materialized (select set_config('synchronous_commit', 'off', true))
     insert into mail.claim (queue, job_id, worker)
     select ${queue}, job_id, me.number
-    from me cross join unnest(${jobIds}::uuid[]) as job_id
+    from me cross join relaxed cross join unnest(${jobIds}::uuid[]) as job_id
     on conflict (queue, job_id) do update set worker = excluded.worker
     returning 1
   `.execute(trx)
@@ -49,13 +51,12 @@ export async function releaseClaims(
   jobIds: readonly string[],
   worker: number,
 ): Promise<number> {
-  const result = await trx
-    .deleteFrom('mail.claim')
-    .where('queue', '=', queue)
-    .where('job_id', 'in', jobIds)
-    .where('worker', '=', worker)
-    .executeTakeFirst()
-  return Number(result.numDeletedRows)
+  const { rows } = await sql`/* processing.release_claims */
+    delete from mail.claim
+    where queue = ${queue} and job_id = any (${jobIds}::uuid[]) and worker = ${worker}
+    returning 1
+  `.execute(trx)
+  return rows.length
 }
 
 export type TemplateVersion = {

@@ -1,6 +1,6 @@
 import type { Catalog, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
-import { inRelaxedTransaction, inTransaction, type Transaction } from '../db/transaction.ts'
+import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import type { Meter } from '../meter.ts'
@@ -83,8 +83,9 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
       })
       if (inHand === undefined) return false
       await processClaim(deps, stream, lane, inHand)
+      const isFull = inHand.jobs.length === FETCH[lane].batchSize
       inHand = undefined
-      return true
+      return isFull
     },
   })
 }
@@ -100,7 +101,7 @@ async function claimJobs(
   onFetched: (claim: Claim) => void,
 ): Promise<Claim | undefined> {
   const worker = deps.worker()
-  return inRelaxedTransaction(deps.db, async (trx) => {
+  return inTransaction(deps.db, async (trx) => {
     const jobs: Job[] = await deps.boss.fetch<ProcessJob>(queue, { ...FETCH[lane], ...within(trx) })
     if (jobs.length === 0) return undefined
     const ids = jobs.map((job) => job.id)

@@ -33,7 +33,7 @@ export async function openIntake(database: TestDatabase) {
     process,
     /** One batch, as the mover of another process would move it unless told who is awaited. */
     move: (isAwaited: MoverDeps['isAwaited'] = () => false): Promise<ReadonlyMap<string, MoveOutcome>> =>
-      moveBatch({ ...deps, isAwaited }),
+      moveBatch({ ...deps, isAwaited }).then(({ outcomes }) => outcomes),
   }
 }
 
