@@ -114,21 +114,16 @@ export class Worker {
       )
       return undefined
     }
+    // Enough for every stream's slots as they are now: one whose sends hang leaves the others theirs.
+    const maxConnections = () =>
+      [...catalog.current.streams.values()].reduce((sum, stream) => sum + stream.slots, 0)
     try {
-      // Enough for every stream's slots as they are now: one whose sends hang leaves the others theirs.
-      const maxConnections = () =>
-        [...catalog.current.streams.values()].reduce((sum, stream) => sum + stream.slots, 0)
-      try {
-        return createSmtpTransport({ url, maxConnections })
-      } catch (error) {
-        log.error(
-          { provider: provider.name, variable: provider.credentialsEnv, error },
-          'the variable with this provider’s credentials cannot be read; mail for it waits',
-        )
-        return undefined
-      }
+      return createSmtpTransport({ url, maxConnections })
     } catch (error) {
-      log.error({ provider: provider.name, error }, 'this provider cannot be opened; mail for it waits')
+      log.error(
+        { provider: provider.name, variable: provider.credentialsEnv, error },
+        'the variable with this provider’s credentials cannot be read; mail for it waits',
+      )
       return undefined
     }
   }
