@@ -20,14 +20,22 @@ export function emailRoutes(deps: AppDeps): Hono<AuthEnv> {
   routes.post('/', requireScope('send'), (c) => sendEmail(deps, c))
   routes.get('/:id', requireScope('read'), async (c) => {
     const id = c.req.param('id')
-    const email = UUID.test(id) ? await findEmail(deps.db, id) : undefined
+    if (!UUID.test(id)) throw notFound()
+    const email = await findEmail(deps.db, id)
     if (email !== undefined) return c.json(presentEmail(email))
-    if (UUID.test(id) && (await isAtTheDoor(deps.db, id))) {
+    if (await isAtTheDoor(deps.db, id)) {
       return c.json({ object: 'email', id, last_event: 'queued', status: 'accepted', timeline: [] })
     }
-    throw new ApiError('not_found', 'Email not found.')
+    // It may have gone through the door between the two looks.
+    const moved = await findEmail(deps.db, id)
+    if (moved === undefined) throw notFound()
+    return c.json(presentEmail(moved))
   })
   return routes
+}
+
+function notFound(): ApiError {
+  return new ApiError('not_found', 'Email not found.')
 }
 
 async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> {
