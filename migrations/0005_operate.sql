@@ -73,6 +73,23 @@ where j.state < 'completed'
   and split_part(j.name, '.', 1) in ('process', 'dispatch');
 comment on view mail.waiting_job is 'The jobs of both queued stages in Sluice''s words; read mail.queue for the sums.';
 
+create function mail.stream_is_free() returns trigger
+language plpgsql
+set search_path = pg_catalog, mail, pg_temp
+as $$
+begin
+  if exists (select from mail.waiting_job j where j.stream = old.name)
+    or exists (select from mail.intake i where i.stream = old.name)
+    or exists (select from mail.outbox o where o.stream = old.name) then
+    raise exception 'mail of stream % is waiting', old.name
+      using errcode = 'foreign_key_violation', hint = 'Wait until mail.queue shows none.';
+  end if;
+  return old;
+end
+$$;
+create trigger stream_is_free before delete on mail.stream
+for each row execute function mail.stream_is_free();
+
 create view mail.queue as
 with depth as (
   select
@@ -174,12 +191,21 @@ $$;
 comment on function mail.why(uuid) is 'One sentence: why this message is waiting, and until when; or how it ended.';
 
 create function mail.suppress(address text, reason text default 'manual', scope text default '*') returns void
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, mail, pg_temp
 as $$
-  insert into mail.suppression (address, reason, scope, source)
-  values (lower(suppress.address), suppress.reason, suppress.scope, session_user)
-  on conflict (address, scope) do update set reason = excluded.reason, expires_at = null
+declare
+  plain text := lower(btrim(suppress.address, E' \t\r\n'));
+begin
+  insert into mail.suppression as s (address, reason, scope, source)
+  values (plain, suppress.reason, suppress.scope, session_user)
+  on conflict on constraint suppression_pkey do update set reason = excluded.reason, expires_at = null;
+exception
+  when check_violation then
+    raise exception '% is not a plain address', quote_literal(plain)
+      using errcode = 'invalid_parameter_value',
+        hint = 'Give local@domain without a name or brackets; an internationalised domain in its xn-- form, such as ann@xn--bcher-kva.example.';
+end
 $$;
 comment on function mail.suppress(text, text, text) is 'No more mail to this address, in every stream or in the one named. Safe to repeat.';
 
@@ -189,7 +215,7 @@ set search_path = pg_catalog, mail, pg_temp
 as $$
   with gone as (
     delete from mail.suppression s
-    where s.address = lower(unsuppress.address) and s.scope = unsuppress.scope
+    where s.address = lower(btrim(unsuppress.address, E' \t\r\n')) and s.scope = unsuppress.scope
     returning 1
   )
   select exists (select from gone)

@@ -8,7 +8,7 @@ export const SQLSTATE = {
 } as const
 
 /** Classes of SQLSTATE that speak of the statement or its values: trying again would not help. */
-const STATEMENT_FAULTS = new Set(['0A', '21', '22', '23', '2F', '39', '3F', '42', 'P0', 'XX'])
+const STATEMENT_FAULTS = new Set(['0A', '21', '22', '23', '2F', '39', '3F', '42', '54', 'P0', 'XX'])
 
 export function sqlState(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null)?.code
@@ -23,4 +23,18 @@ export function sqlState(error: unknown): string | undefined {
 export function isDatabaseAway(error: unknown): boolean {
   const state = sqlState(error)
   return state === undefined || !STATEMENT_FAULTS.has(state.slice(0, 2))
+}
+
+/** Classes that speak of the values given, or of their size. */
+const VALUE_FAULTS = new Set(['21', '22', '23', '54'])
+
+/**
+ * True when it is the work itself that fails: the database refuses a value, or our own code cannot deal
+ * with what it was given. Whoever holds such work must do something else with it. A right or a table that
+ * is missing is not among them: somebody will repair that, and the work waits.
+ */
+export function isLastingFault(error: unknown): boolean {
+  const state = sqlState(error)
+  if (state !== undefined) return VALUE_FAULTS.has(state.slice(0, 2))
+  return error instanceof TypeError || error instanceof RangeError || error instanceof SyntaxError
 }

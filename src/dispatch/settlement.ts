@@ -81,7 +81,7 @@ function settleAccepted(
   return {
     ...baseOf(attempt),
     status: 'sent',
-    providerMessageId: outcome.providerMessageId ?? null,
+    providerMessageId: storable(outcome.providerMessageId),
     events: [
       ...refusals,
       {
@@ -154,6 +154,15 @@ function retryOrBury(
     delayMs: retryDelayMs(rules.stream.backoff, attempt.attempt, rules.random),
     events: [{ type, detail }],
   }
+}
+
+/** A provider's id is theirs to choose: what a column cannot hold is dropped from it. */
+function storable(id: string | undefined): string | null {
+  if (id === undefined) return null
+  return id
+    .replace(/\p{Cc}/gu, '')
+    .toWellFormed()
+    .slice(0, 500)
 }
 
 function dead(

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Database } from '../db/pool.ts'
+import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
 import { type Boss, within } from '../queue/boss.ts'
@@ -64,13 +65,22 @@ export class Settler {
 
   async #write(): Promise<void> {
     let failures = 0
+    let size = BUNDLE
     while (this.#waiting.length > 0) {
-      const bundle = this.#waiting.splice(0, BUNDLE)
+      const bundle = this.#waiting.splice(0, size)
       try {
         await this.#writeBundle(bundle)
         failures = 0
       } catch (error) {
+        if (isLastingFault(error) && bundle.length === 1) {
+          // What the relay said cannot be stored; what became of the message can.
+          this.#log.error({ message: bundle[0]?.settlement.id, error }, 'outcome stored without its words')
+          this.#waiting.unshift(...bundle.map(withoutWords))
+          continue
+        }
         this.#waiting.unshift(...bundle)
+        // One of them may be what the database refuses: one by one they find out.
+        size = isLastingFault(error) ? 1 : BUNDLE
         this.#log[failures === 0 ? 'warn' : 'debug'](
           { error, outcomes: this.#waiting.length },
           'could not settle yet',
@@ -119,6 +129,22 @@ export class Settler {
         this.#log.warn({ message, code, attempt }, 'outcome of a send is unknown')
       }
     }
+  }
+}
+
+function withoutWords(outcome: Outcome): Outcome {
+  const { settlement } = outcome
+  const events = settlement.events.map(({ type }) => ({ type }))
+  const reason = settlement.reason === null ? null : 'The reply cannot be stored; the log has the details.'
+  return {
+    ...outcome,
+    settlement: {
+      ...settlement,
+      providerMessageId: null,
+      reason,
+      delayMs: settlement.delayMs && 1_000,
+      events,
+    },
   }
 }
 

@@ -1,6 +1,6 @@
 import { type Catalog, DEFAULT_STREAM } from '../catalog.ts'
 import type { Message } from '../message.ts'
-import { parseMessage } from '../message-schema.ts'
+import { type ParsedMessage, parseMessage } from '../message-schema.ts'
 import type { MovedRow, TakenRow } from './queries.ts'
 
 /** A row as the mover will store it, with what idempotency needs to know of the row it came from. */
@@ -14,8 +14,7 @@ const REASON_LENGTH = 2_000
  * are given here, so nobody else's row can pass for it.
  */
 export function examine(row: TakenRow, catalog: Catalog, known?: Message): ExaminedRow {
-  const parsed =
-    known === undefined ? parseMessage(JSON.parse(row.message)) : { ok: true as const, message: known }
+  const parsed = known === undefined ? read(row.message) : { ok: true as const, message: known }
   const streamName = row.stream ?? (parsed.ok ? parsed.message.stream : undefined) ?? DEFAULT_STREAM
   const stream = catalog.streams.get(streamName)
   const base = {
@@ -47,6 +46,19 @@ export function examine(row: TakenRow, catalog: Catalog, known?: Message): Exami
     template: message.template?.id ?? null,
     recipient_domain: domainOf(message),
     message: JSON.stringify(message),
+  }
+}
+
+/** Postgres took it for JSON, and may know limits of nesting and size that we do not. */
+function read(json: string): ParsedMessage {
+  try {
+    return parseMessage(JSON.parse(json))
+  } catch (error) {
+    if (!(error instanceof SyntaxError || error instanceof RangeError)) throw error
+    return {
+      ok: false,
+      problem: { name: 'validation_error', message: 'The message cannot be read as JSON.' },
+    }
   }
 }
 

@@ -2,7 +2,7 @@ import { randomUUIDv7 } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Catalog } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
-import { isDatabaseAway, sqlState } from '../db/sqlstate.ts'
+import { isLastingFault, sqlState } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
@@ -29,6 +29,8 @@ import * as queries from './queries.ts'
 
 const BATCH_ROWS = 500
 const BATCH_BYTES = 16 * 1_024 * 1_024
+/** Of a row that cannot be stored, so much is kept. */
+const KEPT_CHARS = 1_000_000
 /** Small enough that a stream's batches spread over its processing slots and processes. */
 const IDS_PER_JOB = 100
 
@@ -37,7 +39,7 @@ export type MoverDeps = {
   readonly boss: Boss
   readonly bells: Bells
   readonly meter: Meter
-  readonly catalog: { readonly current: Catalog }
+  readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
   /** Identifies this process among the movers. */
   readonly process: string
   /** True for a row whose caller waits in this process for the outcome. */
@@ -66,7 +68,7 @@ export function createMoverLoop(
         return isFull
       } catch (error) {
         // A row that the database will not have must not hold the others: the next round finds it.
-        oneByOne = !isDatabaseAway(error)
+        oneByOne = isLastingFault(error)
         throw error
       }
     },
@@ -87,18 +89,19 @@ export async function moveBatch(
   deps: MoverDeps,
   { oneByOne = false }: { oneByOne?: boolean } = {},
 ): Promise<Moved> {
-  const { outcomes, stored, isFull } = await inTransaction(deps.db, async (trx) => {
+  const { outcomes, stored, isFull, taken } = await inTransaction(deps.db, async (trx) => {
     const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, deps.process)
-    const examined = taken.map((row) => examine(row, deps.catalog.current, deps.parsedOf?.(row.id)))
+    const examined = await examineBatch(deps, taken)
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
-    const rows = oneByOne ? await storeOneByOne(trx, settled.rows) : settled.rows
+    const rows = oneByOne ? await storeOneByOne(trx, settled.rows, settled.outcomes) : settled.rows
     if (!oneByOne && rows.length > 0) await queries.storeMessages(trx, rows)
     // After the messages, which may be of this batch: a timeline begins with its message.
     if (settled.replayed.length > 0) await queries.recordReplays(trx, settled.replayed)
     const stored = rows.filter((row) => row.status === 'accepted')
     await enqueue(deps.boss, trx, stored)
-    return { outcomes: settled.outcomes, stored, isFull: isFullBatch(taken) }
+    return { outcomes: settled.outcomes, stored, isFull: isFullBatch(taken), taken }
   })
+  count(deps.meter, taken)
   announce(deps, stored)
   return { outcomes, isFull }
 }
@@ -109,8 +112,21 @@ function isFullBatch(taken: readonly queries.TakenRow[]): boolean {
   return taken.length >= BATCH_ROWS || chars >= BATCH_BYTES / 2
 }
 
+async function examineBatch(deps: MoverDeps, taken: readonly queries.TakenRow[]): Promise<ExaminedRow[]> {
+  const examineAll = () => taken.map((row) => examine(row, deps.catalog.current, deps.parsedOf?.(row.id)))
+  const examined = examineAll()
+  if (!examined.some((row) => row.code === 'unknown_stream')) return examined
+  // A stream made a moment ago, perhaps in the same transaction as its first mail.
+  await deps.catalog.refresh()
+  return examineAll()
+}
+
 /** Returns what was stored: a row that the database refused stands there as a dead letter under a new id. */
-async function storeOneByOne(trx: Transaction, rows: readonly ExaminedRow[]): Promise<ExaminedRow[]> {
+async function storeOneByOne(
+  trx: Transaction,
+  rows: readonly ExaminedRow[],
+  outcomes: Map<string, MoveOutcome>,
+): Promise<ExaminedRow[]> {
   const stored: ExaminedRow[] = []
   for (const row of rows) {
     await sql`savepoint one_row`.execute(trx)
@@ -118,11 +134,15 @@ async function storeOneByOne(trx: Transaction, rows: readonly ExaminedRow[]): Pr
       await queries.storeMessages(trx, [row])
       stored.push(row)
     } catch (error) {
-      if (isDatabaseAway(error)) throw error
+      if (!isLastingFault(error)) throw error
       await sql`rollback to savepoint one_row`.execute(trx)
       const reason = `The database refused this row (${sqlState(error)}); its id ${row.id} may be in use already.`
-      const refused = { ...refuse(row, 'unstorable', reason), id: randomUUIDv7() }
+      // As a JSON string: whatever it is that Postgres will not read, it stays what was given, to the letter.
+      const message = JSON.stringify(row.given.slice(0, KEPT_CHARS))
+      const refused = { ...refuse(row, 'unstorable', reason), id: randomUUIDv7(), message }
+      await queries.releaseKey(trx, row.id)
       await queries.storeMessages(trx, [refused])
+      outcomes.set(row.id, { kind: 'dead', reason })
       stored.push(refused)
     }
   }
@@ -139,6 +159,15 @@ async function enqueue(boss: Boss, trx: Transaction, stored: readonly queries.Mo
       }
     }
     await boss.insert(processQueue(stream), jobs, within(trx))
+  }
+}
+
+/** What is taken came in and goes out: a row waits for milliseconds. */
+function count(meter: Meter, taken: readonly queries.TakenRow[]): void {
+  for (const [stream, rows] of Map.groupBy(taken, (row) => row.stream ?? '')) {
+    const flow = { stage: 'intake', stream, provider: '' }
+    meter.cameIn(flow, rows.length)
+    meter.wentOut(flow, rows.length)
   }
 }
 

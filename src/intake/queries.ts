@@ -80,7 +80,8 @@ export async function takeBatch(
       ) sized
       where bytes_so_far <= ${sql.lit(maxBytes)} or nth = 1
     ))
-    returning id, seq, received_at, priority, stream, idempotency_key, source, message::text as message`
+    -- The owner of the table may have written any time into it, 'infinity' too.
+    returning id, seq, least(greatest(received_at, now() - interval '30 days'), now()) as received_at, priority, stream, idempotency_key, source, message::text as message`
   const { rows } = await sql<TakenRow>`/* intake.take */
     with from_intake as (${door('intake')}), from_outbox as (${door('outbox')})
     select * from from_intake
@@ -178,6 +179,13 @@ export async function storeMessages(trx: Transaction, rows: readonly MovedRow[])
     insert into mail.event (message_id, type, detail)
     select id, status, case status when 'dead' then json_build_object('stage', 'intake', 'code', code) end
     from row
+  `.execute(trx)
+}
+
+/** The key is free again: the message that claimed it was not stored. */
+export async function releaseKey(trx: Transaction, id: string): Promise<void> {
+  await sql`/* intake.release_key */
+    delete from mail.idempotency where message_ids = array[${id}::uuid] and created_at = now()
   `.execute(trx)
 }
 

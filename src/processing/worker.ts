@@ -1,5 +1,6 @@
 import type { Catalog, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
+import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
@@ -35,6 +36,10 @@ const IDLE_MS = 1_000
 const ALONE_PRIORITY = -1
 /** A message that was being processed when its worker died, this many times over, is not tried again. */
 const FATAL_DEATHS = 3
+const DEATHS_REASON = `The worker died ${FATAL_DEATHS} times while it processed this message; look at its template and data before retrying.`
+const FAILURE_REASON =
+  'Processing failed in an unforeseen way, also with this message alone; the log has the details.'
+const SLICE_CHARS = 16_000_000
 
 export type ProcessingDeps = {
   readonly db: Database
@@ -42,7 +47,7 @@ export type ProcessingDeps = {
   readonly bells: Bells
   readonly meter: Meter
   readonly log: Log
-  readonly catalog: { readonly current: Catalog }
+  readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
   readonly renderer: RenderPool
   /** This worker's number, as registered now. */
   readonly worker: () => number
@@ -82,7 +87,13 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
         inHand = claim
       })
       if (inHand === undefined) return false
-      await processClaim(deps, stream, lane, inHand)
+      try {
+        await processClaim(deps, stream, lane, inHand)
+      } catch (error) {
+        if (!isLastingFault(error)) throw error
+        deps.log.error({ queue, jobs: inHand.jobs.length, error }, 'processing failed for good')
+        await setApart(deps, stream, lane, inHand)
+      }
       const isFull = inHand.jobs.length === FETCH[lane].batchSize
       inHand = undefined
       return isFull
@@ -133,20 +144,42 @@ async function splitJobs(deps: ProcessingDeps, queue: string, claim: Claim): Pro
 
 async function processJobs(deps: ProcessingDeps, stream: Stream, claim: Claim): Promise<void> {
   const { jobs } = claim
-  const queue = processQueue(stream.name)
   const batch = await queries.loadAccepted(
     deps.db,
     jobs.flatMap((job) => job.data.ids),
   )
-  const { rows, deferred } = await prepareBatch(deps, stream, deps.catalog.current.providers, batch)
   const killers = new Set(jobs.filter((job) => job.retryCount >= FATAL_DEATHS).flatMap((job) => job.data.ids))
-  const decided = rows.map((row) => (killers.has(row.id) ? fatal(row) : row))
+  // Not even looked at again: that is what its workers died of.
+  const [doomed, rest] = partition(batch, ({ id }) => killers.has(id))
+  if (!stream.route.some((name) => deps.catalog.current.providers.has(name))) await deps.catalog.refresh()
+  const { rows, deferred } = await prepareBatch(deps, stream, deps.catalog.current.providers, rest)
+  const decided = [...rows, ...doomed.map((each) => buried(each, 'worker_died', DEATHS_REASON))]
+  await storeDecided(deps, stream, claim, batch, decided, deferred)
+}
 
+/** What failed in a way that will come again: the messages of a batch singly, a single one as a dead letter. */
+async function setApart(deps: ProcessingDeps, stream: Stream, lane: Lane, claim: Claim): Promise<void> {
+  if (lane === 'batches') return splitJobs(deps, processQueue(stream.name), claim)
+  const ids = claim.jobs.flatMap((job) => job.data.ids)
+  const batch = ids.map((id) => ({ id, priority: stream.priority }))
+  const decided = batch.map((each) => buried(each, 'processing_failed', FAILURE_REASON))
+  await storeDecided(deps, stream, claim, batch, decided, [])
+}
+
+async function storeDecided(
+  deps: ProcessingDeps,
+  stream: Stream,
+  claim: Claim,
+  batch: readonly { readonly id: string; readonly priority: number }[],
+  decided: readonly queries.ProcessedRow[],
+  deferred: readonly string[],
+): Promise<void> {
+  const queue = processQueue(stream.name)
   const priorities = new Map(batch.map((each) => [each.id, each.priority]))
   const stored = await inTransaction(deps.db, async (trx) => {
     // First the jobs: if they are no longer ours, a rescuer gave them to someone else.
     if (!(await finishJobs(deps, trx, queue, claim))) return []
-    const kept = decided.length > 0 ? await queries.storeProcessed(trx, decided) : new Set<string>()
+    const kept = await storeInSlices(trx, decided)
     const queued = decided.filter((row) => row.status === 'queued' && kept.has(row.id))
     await enqueue(deps, trx, stream, queued, priorities)
     await insertAlone(deps, trx, queue, deferred)
@@ -165,10 +198,9 @@ async function finishJobs(
   const ids = jobs.map((job) => job.id)
   const released = await queries.releaseClaims(trx, queue, ids, worker)
   if (released < ids.length) {
-    deps.log.warn(
-      { queue, jobs: ids.length, released },
-      'claim lost while processing; leaving the rest to others',
-    )
+    // All or none: a rescuer takes everything a worker holds.
+    if (released > 0) throw new Error(`of ${ids.length} claims ${released} were left`)
+    deps.log.warn({ queue, jobs: ids.length }, 'claim lost while processing; leaving it to others')
     return false
   }
   await deps.boss.deleteJob(queue, [...jobs], within(trx))
@@ -202,14 +234,29 @@ async function enqueue(
   }
 }
 
-function fatal(row: queries.ProcessedRow): queries.ProcessedRow {
+/** A statement is one string, and strings have an end: what was rendered goes in slices of bounded size. */
+async function storeInSlices(trx: Transaction, rows: readonly queries.ProcessedRow[]): Promise<Set<string>> {
+  const kept = new Set<string>()
+  let slice: queries.ProcessedRow[] = []
+  let chars = 0
+  const flush = async () => {
+    if (slice.length > 0) for (const id of await queries.storeProcessed(trx, slice)) kept.add(id)
+    slice = []
+    chars = 0
+  }
+  for (const row of rows) {
+    slice.push(row)
+    chars += (row.prepared?.html?.length ?? 0) + (row.prepared?.text?.length ?? 0)
+    if (chars > SLICE_CHARS) await flush()
+  }
+  await flush()
+  return kept
+}
+
+function buried({ id }: { readonly id: string }, code: string, reason: string): queries.ProcessedRow {
   return {
-    ...row,
-    status: 'dead',
-    provider: null,
-    prepared: null,
-    code: 'worker_died',
-    reason: `The worker died ${FATAL_DEATHS} times while it processed this message; look at its template and data before retrying.`,
+    ...{ id, code, reason, status: 'dead', provider: null, prepared: null },
+    ...{ template: null, template_version: null, recipient_domain: null },
   }
 }
 

@@ -47,7 +47,8 @@ export async function rescueMessages(trx: Transaction, worker: number): Promise<
       update mail.message m
       set status = lost.status, worker = null, last_error = 'worker_died'
       from lost
-      where m.id = lost.id
+      -- Said again, as the row is read anew after waiting for a worker that was settling it just now.
+      where m.id = lost.id and m.status = 'sending' and m.worker = ${worker}
       returning m.*, lost.queue
     ), happened as (
       insert into mail.event (message_id, type, detail)

@@ -23,7 +23,7 @@ export async function openIntake(database: TestDatabase) {
     await boss.stop({ graceful: false })
     await close()
   })
-  const catalog = { current: await readCatalog(db) }
+  const catalog = { current: await readCatalog(db), refresh: async () => undefined }
   const process = randomUUID()
   const deps: MoverDeps = { db, boss, bells, meter: new Meter(), catalog, process, isAwaited: () => false }
   return {

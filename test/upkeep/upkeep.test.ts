@@ -64,10 +64,11 @@ test('what passes through each stage shows in mail.queue as a rate', async (t) =
   for (const id of ids) await untilStatus(database, id, 'sent')
   // Twelve in a minute.
   const expected = [
+    { stage: 'intake', in_per_s: '0.2', out_per_s: '0.2' },
     { stage: 'processing', in_per_s: '0.2', out_per_s: '0.2' },
     { stage: 'dispatch', in_per_s: '0.2', out_per_s: '0.2' },
   ]
-  await eventually('both stages were counted', async () => {
+  await eventually('all stages were counted', async () => {
     const seen = await database.query('select stage, in_per_s, out_per_s from mail.queue where out_per_s > 0')
     return JSON.stringify(seen) === JSON.stringify(expected)
   })
