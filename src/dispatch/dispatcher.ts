@@ -151,7 +151,7 @@ export class Dispatcher {
     const rows = new Map(found.map((row) => [row.id, row]))
     const ours = this.#doubtful.filter(({ message, worker }) => {
       const row = rows.get(message.id)
-      return row?.status === 'sending' && row.worker === worker && row.attempts === message.attempt
+      return row?.status === 'sending' && row.worker === worker && row.claimed_at === message.claimed_at
     })
     this.#doubtful = []
     for (const claim of ours) this.#launch(stream, claim)
@@ -171,6 +171,7 @@ export class Dispatcher {
     const attempt: Attempt = {
       id: message.id,
       attempt: message.attempt,
+      claimedAt: message.claimed_at,
       provider: this.#provider,
       recipients: envelope.to,
     }

@@ -9,6 +9,8 @@ export type ClaimedMessage = {
   readonly id: string
   /** The attempt this claim begins, from 1. */
   readonly attempt: number
+  /** When it was claimed, to the microsecond: no two claims of a message have the same. */
+  readonly claimed_at: string
   readonly accepted_at: Date
   readonly priority: number
   readonly message: Message
@@ -37,10 +39,10 @@ export async function claimMessages(
         next_attempt_at = null
       from me
       where id = any (${ids}::uuid[]) and status in ('queued', 'deferred')
-      returning id, attempts, accepted_at, priority
+      returning id, attempts, accepted_at, claimed_at, priority
     )
     select
-      m.id, m.attempts as attempt, m.accepted_at, m.priority, c.message, p.subject, p.html, p.text, p.left_out,
+      m.id, m.attempts as attempt, m.accepted_at, m.claimed_at::text as claimed_at, m.priority, c.message, p.subject, p.html, p.text, p.left_out,
       case when m.attempts > 1 then (
         select array_agg(e.recipient)
         from mail.event e
@@ -64,10 +66,15 @@ export async function claimMessages(
 export async function readClaims(
   trx: Transaction,
   ids: readonly string[],
-): Promise<{ id: string; status: string; worker: number | null; attempts: number }[]> {
-  const { rows } = await sql<{ id: string; status: string; worker: number | null; attempts: number }>`
+): Promise<{ id: string; status: string; worker: number | null; claimed_at: string | null }[]> {
+  const { rows } = await sql<{
+    id: string
+    status: string
+    worker: number | null
+    claimed_at: string | null
+  }>`
     /* dispatch.read_claims */
-    select id, status, worker, attempts from mail.message where id = any (${ids}::uuid[]) order by id for update
+    select id, status, worker, claimed_at::text as claimed_at from mail.message where id = any (${ids}::uuid[]) order by id for update
   `.execute(trx)
   return rows
 }
@@ -82,7 +89,8 @@ export type SettledEvent = {
 export type Settlement = {
   readonly id: string
   readonly attempt: number
-  readonly status: MessageState & ('sent' | 'deferred' | 'queued' | 'unknown' | 'dead')
+  readonly claimedAt: string
+  readonly status: MessageState & ('sent' | 'deferred' | 'unknown' | 'dead')
   /** An attempt that never reached the provider is taken back. */
   readonly countsAsAttempt: boolean
   readonly providerMessageId: string | null
@@ -96,8 +104,8 @@ export type Settlement = {
 
 /**
  * Writes a bundle of settlements in one statement and returns the ids that were still this worker's. A
- * worker that was taken for dead finds its messages gone and settles nothing: the attempt number is the
- * fence.
+ * worker that was taken for dead finds its messages gone and settles nothing. The moment of the claim is the
+ * fence: the number of an attempt that cost none comes again, and so may the answer to a commit that was lost.
  */
 export async function storeSettlements(
   trx: Transaction,
@@ -109,7 +117,7 @@ export async function storeSettlements(
     with row as materialized (
       select *
       from json_to_recordset(${JSON.stringify(settlements)}::json) as row (
-        id uuid, attempt smallint, status text, "countsAsAttempt" boolean, "providerMessageId" text, code text,
+        id uuid, attempt smallint, "claimedAt" timestamptz, status text, "countsAsAttempt" boolean, "providerMessageId" text, code text,
         reason text, "delayMs" bigint, "recipientDomain" text, events json
       )
     ), settled as (
@@ -123,7 +131,7 @@ export async function storeSettlements(
         next_attempt_at = case row.status when 'deferred' then clock_timestamp() + row."delayMs" * interval '1 millisecond' end
       from row
       where m.id = row.id and m.id = any (${ids}::uuid[])
-        and m.status = 'sending' and m.worker = ${worker} and m.attempts = row.attempt
+        and m.status = 'sending' and m.worker = ${worker} and m.claimed_at = row."claimedAt"
       returning m.id, m.attempts, m.stream, m.provider, m.template, m.template_version, m.source
     ), happened as (
       insert into mail.event (message_id, type, recipient, detail)

@@ -7,6 +7,7 @@ import type { RefusedRecipient, SendOutcome } from './transport.ts'
 export type Attempt = {
   readonly id: string
   readonly attempt: number
+  readonly claimedAt: string
   readonly provider: string
   readonly recipients: readonly string[]
 }
@@ -184,6 +185,7 @@ function baseOf(attempt: Attempt) {
   return {
     id: attempt.id,
     attempt: attempt.attempt,
+    claimedAt: attempt.claimedAt,
     countsAsAttempt: true,
     providerMessageId: null,
     code: null,

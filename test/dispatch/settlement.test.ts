@@ -14,7 +14,13 @@ const RECIPIENTS = ['ann@example.net', 'bob@example.org']
 const BACKOFF = { baseMs: 1_000, factor: 2, capMs: 60_000 }
 
 function attemptNumber(attempt: number): Attempt {
-  return { id: '0190', attempt, provider: 'relay', recipients: RECIPIENTS }
+  return {
+    id: '0190',
+    attempt,
+    claimedAt: '2026-01-01 00:00:00+00',
+    provider: 'relay',
+    recipients: RECIPIENTS,
+  }
 }
 
 function rules(onUnknown: 'retry' | 'hold' = 'retry', attempts = 3): SettlementRules {
