@@ -34,6 +34,8 @@ import type { SendOutcome, Transport } from './transport.ts'
 const IDLE_MS = 1_000
 /** How long to wait for several free slots before a single one is used. */
 const GATHER_SLOTS_MS = 500
+/** With so many outcomes unwritten nothing more is claimed. */
+const MAX_UNSETTLED = 100
 /** How long an unreachable provider is left alone: doubling from the first to the cap. */
 const HOLD_OFF = { baseMs: 1_000, factor: 2, capMs: 30_000 }
 
@@ -97,6 +99,8 @@ export class Dispatcher {
     const stream = this.#deps.catalog.current.streams.get(this.#streamName)
     if (stream === undefined) return false
     if (this.#doubtful.length > 0) await this.#resolveDoubt(stream)
+    // Outcomes come faster than the database takes them: what was sent now would be unknown if we died.
+    if (this.#deps.settler.backlog > MAX_UNSETTLED) return false
     if (Date.now() < this.#holdUntil) return false
     // While the provider is away one message at a time finds out whether it is back.
     const slots = this.#unreachable > 0 ? 1 : stream.slots

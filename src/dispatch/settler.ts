@@ -41,6 +41,11 @@ export class Settler {
     this.#log = log
   }
 
+  /** Outcomes that are not written yet. Whoever sees many of them claims no more: all would be unknown if we died. */
+  get backlog(): number {
+    return this.#waiting.length
+  }
+
   add(outcome: Outcome): void {
     this.#waiting.push(outcome)
     this.#writing ??= this.#write()
