@@ -51,7 +51,7 @@ create table mail.stream (
   backoff_base_s integer not null default 30
     constraint backoff_base_is_positive check (backoff_base_s > 0),
   backoff_factor real not null default 4
-    constraint backoff_factor_is_at_least_1 check (backoff_factor >= 1),
+    constraint backoff_factor_is_at_least_1 check (backoff_factor >= 1 and backoff_factor < 'infinity'),
   backoff_cap_s integer not null default 3600
     constraint backoff_cap_is_at_least_base check (backoff_cap_s >= backoff_base_s),
   slots smallint not null default 20
@@ -99,7 +99,8 @@ create unlogged table mail.intake (
   source text not null default session_user
     constraint source_is_at_most_200_long check (length(source) <= 200),
   message json not null
-    constraint message_is_at_most_64_mb check (pg_column_size(message) <= 67108864)
+    -- The text: what is stored may be compressed a hundredfold, and comes out in full.
+    constraint message_is_at_most_32_mb check (octet_length(message::text) <= 33554432)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 comment on table mail.intake is
   'The fast door: append only, UNLOGGED. A crash of Postgres empties it (see mail.intake_loss); rows stay for milliseconds, until the mover takes them.';

@@ -80,6 +80,8 @@ create table mail.event_default partition of mail.event default;
 create function mail.ensure_partitions(days_ahead integer default 7) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, mail, pg_temp
+-- ATTACH waits for whoever reads the default partition, and everybody else waits behind it.
+set lock_timeout = '1s'
 as $$
 declare
   parent text;
@@ -90,7 +92,10 @@ declare
   high uuid;
   made integer := 0;
 begin
-  perform pg_advisory_xact_lock(hashtextextended('mail.ensure_partitions', 0));
+  -- Whoever holds it makes them.
+  if not pg_try_advisory_xact_lock(hashtextextended('mail.ensure_partitions', 0)) then
+    return 0;
+  end if;
   foreach parent in array array['message', 'message_content', 'message_prepared', 'event'] loop
     key_column := case parent when 'event' then 'message_id' else 'id' end;
     for day in
@@ -101,27 +106,33 @@ begin
       continue when to_regclass(format('mail.%I', partition)) is not null;
       low := uuid7_floor(day::timestamp at time zone 'utc');
       high := uuid7_floor((day + 1)::timestamp at time zone 'utc');
-      -- LIKE and ATTACH, not PARTITION OF: it does not lock the parent against readers and writers.
-      execute format('create table mail.%I (like mail.%I including all)', partition, parent);
-      if parent = 'message' then
-        execute format('alter table mail.%I set (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05)', partition);
-      end if;
-      -- Rows can be in the default partition only if nobody made partitions in time.
-      execute format(
-        'with late as (delete from mail.%I where %I >= %L and %I < %L returning *) insert into mail.%I select * from late',
-        parent || '_default', key_column, low, key_column, high, partition
-      );
-      execute format(
-        'alter table mail.%I attach partition mail.%I for values from (%L) to (%L)', parent, partition, low, high
-      );
-      made := made + 1;
+      begin
+        -- LIKE and ATTACH, not PARTITION OF: it does not lock the parent against readers and writers.
+        execute format('create table mail.%I (like mail.%I including all)', partition, parent);
+        if parent = 'message' then
+          execute format('alter table mail.%I set (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05)', partition);
+        end if;
+        -- Rows can be in the default partition only if nobody made partitions in time.
+        execute format(
+          'with late as (delete from mail.%I where %I >= %L and %I < %L returning *) insert into mail.%I select * from late',
+          parent || '_default', key_column, low, key_column, high, partition
+        );
+        execute format(
+          'alter table mail.%I attach partition mail.%I for values from (%L) to (%L)', parent, partition, low, high
+        );
+        made := made + 1;
+      exception
+        when lock_not_available then
+          -- Next time; a second wait for the same reader would only hold the others up again.
+          exit;
+      end;
     end loop;
   end loop;
   return made;
 end
 $$;
 comment on function mail.ensure_partitions(integer) is
-  'Makes the daily partitions from yesterday to so many days ahead; returns how many were missing. Safe to repeat.';
+  'Makes the daily partitions from yesterday to so many days ahead; returns how many it made. A table that is in use for a second is left for the next call. Safe to repeat.';
 
 select mail.ensure_partitions();
 
@@ -177,7 +188,8 @@ execute function mail.published_template_is_immutable();
 
 create table mail.suppression (
   address text not null
-    constraint address_is_lower_case check (address = lower(address)),
+    constraint address_is_lower_case check (address = lower(address))
+    constraint address_is_plain_ascii check (address ~ '^[!-;=?A-~]+@[a-z0-9.-]+$'),
   scope text not null default '*',
   reason text not null,
   source text not null default session_user,
@@ -186,6 +198,7 @@ create table mail.suppression (
   primary key (address, scope)
 );
 comment on table mail.suppression is 'Addresses that get no mail: in every stream (scope *) or in one.';
+comment on column mail.suppression.address is 'As messages hold it, in lower case: local@domain, an internationalised domain in its xn-- form.';
 
 create table mail.api_key (
   id text primary key,

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { MAX_MESSAGE_BYTES } from './message.ts'
 import { parseSmtpUrl } from './smtp-url.ts'
 
 /** Whole numbers written in the environment, within bounds. */
@@ -74,7 +75,7 @@ const SETTINGS = {
   },
   SLUICE_MAX_BODY_BYTES: {
     help: 'largest request body; above it the answer is 413',
-    schema: integer(1_024, 60 * 1_024 * 1_024).default(5 * 1_024 * 1_024),
+    schema: integer(1_024, MAX_MESSAGE_BYTES).default(5 * 1_024 * 1_024),
   },
   SLUICE_ACCEPT_TIMEOUT_MS: {
     help: 'how long a caller waits for a durable answer before it gets 503',

@@ -21,6 +21,10 @@ ${describeSettings()}
 /** From sysexits.h: the settings, or the database they name, cannot be used as they are. */
 const EXIT_CONFIG = 78
 const EXIT_USAGE = 64
+/** Stopped without settling everything: the database hung, and other workers take over. */
+const EXIT_UNCLEAN = 1
+/** What is still open by then, such as a socket to a server that hangs, does not keep the process. */
+const LINGER_MS = 1_000
 
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
@@ -57,8 +61,7 @@ async function runService(config: Config): Promise<number> {
     const service = await startService({ config, log, databaseUrl: url, serviceRole })
     if (service.url !== undefined) greet({ config, url, embedded, service, newKey })
     await stopSignal(log)
-    await service.stop()
-    return 0
+    return (await service.stop()) ? 0 : EXIT_UNCLEAN
   })
 }
 
@@ -168,6 +171,7 @@ try {
   process.stderr.write(`${isUnderstood ? error.message : describe(error)}\n`)
   process.exitCode = isUnderstood ? EXIT_CONFIG : 1
 }
+setTimeout(() => process.exit(), LINGER_MS).unref()
 
 function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error)

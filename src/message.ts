@@ -1,3 +1,6 @@
+/** Of a message as JSON text; both doors hold to it (migrations/0001_intake.sql). */
+export const MAX_MESSAGE_BYTES = 32 * 1_024 * 1_024
+
 /** One mailbox: the address as it goes on the envelope, and the display name if there is one. */
 export type Address = { readonly address: string; readonly name?: string }
 

@@ -29,9 +29,13 @@ export type Service = {
   readonly url: string | undefined
   readonly hasInbox: boolean
   readonly db: Database
-  /** Finishes what is in flight within the configured limit. Safe to call twice. */
-  stop(): Promise<void>
+  /** Finishes what is in flight within the configured limit; false when something did not end. Safe to call twice. */
+  stop(): Promise<boolean>
 }
+
+/** Past the limit the parts only settle and say goodbye; a database that hangs must not keep the process. */
+const SETTLE_MS = 3_000
+const CLOSE_MS = 2_000
 
 /** What every part of the process shares. */
 export type Core = {
@@ -115,23 +119,32 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   const upkeep = createUpkeep(core, worker)
   mover.start()
   upkeep.start()
-  const hasInbox = [...core.catalog.current.providers.values()].some(({ transport }) => transport === 'inbox')
+  const hasInbox =
+    !config.isProduction &&
+    [...core.catalog.current.providers.values()].some(({ transport }) => transport === 'inbox')
   const stopAll = async (server: HttpServer | undefined) => {
     const limit = AbortSignal.timeout(config.stopTimeoutMs)
+    const settled = Date.now() + config.stopTimeoutMs + SETTLE_MS
+    const ends = (part: string, ending: Promise<unknown>, by: number) => endsBy({ part, ending, by, log })
     // The mover goes on until the last request has its answer; the worker claims no more from now on.
     const closeDoor = async () => {
       await server?.close(limit)
       await mover.stop()
     }
-    await Promise.all([closeDoor(), worker?.stop(limit)])
-    await upkeep.stop()
-    await close()
-    log.info({}, 'stopped')
+    const parts = await Promise.all([
+      ends('intake', closeDoor(), settled),
+      ends('worker', worker?.stop(limit) ?? Promise.resolve(), settled),
+    ])
+    const isUpkeepEnded = await ends('upkeep', upkeep.stop(), settled)
+    const isClosed = await ends('connections', close(), Date.now() + CLOSE_MS)
+    const isClean = isUpkeepEnded && isClosed && parts.every((isEnded) => isEnded)
+    log.info({ isClean }, 'stopped')
+    return isClean
   }
   const server = config.roles.has('api')
     ? await orClose(openApi(core, acceptor, hasInbox), () => stopAll(undefined))
     : undefined
-  let stopping: Promise<void> | undefined
+  let stopping: Promise<boolean> | undefined
   return {
     url: server?.url,
     hasInbox,
@@ -143,8 +156,35 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   }
 }
 
+type Ending = {
+  readonly part: string
+  readonly ending: Promise<unknown>
+  /** Milliseconds since the epoch. */
+  readonly by: number
+  readonly log: Log
+}
+
+/** False, with a word in the log, when the part fails to end or is not done in time. */
+async function endsBy({ part, ending, by, log }: Ending): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<false>((resolve) => {
+    timer = setTimeout(() => resolve(false), Math.max(by - Date.now(), 0))
+  })
+  const ended = ending.then(
+    () => true,
+    (error: unknown) => {
+      log.error({ part, error }, 'a part failed to end')
+      return undefined
+    },
+  )
+  const isEnded = await Promise.race([ended, late])
+  clearTimeout(timer)
+  if (isEnded === false) log.error({ part }, 'a part did not end in time')
+  return isEnded === true
+}
+
 /** What was started before a part that fails to start must not keep the process alive. */
-async function orClose<T>(starting: Promise<T>, close: () => Promise<void>): Promise<T> {
+async function orClose<T>(starting: Promise<T>, close: () => Promise<unknown>): Promise<T> {
   try {
     return await starting
   } catch (error) {

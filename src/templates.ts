@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Database } from './db/pool.ts'
-import { inTransaction } from './db/transaction.ts'
+import { inTransaction, type Transaction } from './db/transaction.ts'
 
 /** A template as it is stored: versions grow by one, a published one never changes. */
 export type StoredTemplate = {
@@ -23,10 +23,7 @@ export type TemplateDraft = Pick<StoredTemplate, 'name' | 'subject' | 'html' | '
  */
 export async function saveDraft(db: Database, draft: TemplateDraft): Promise<StoredTemplate> {
   return inTransaction(db, async (trx) => {
-    // Two drafts of one name at the same moment: the second sees the first.
-    await sql`/* templates.lock */ select pg_advisory_xact_lock(hashtextextended(${`template ${draft.name}`}, 0))`.execute(
-      trx,
-    )
+    await lockName(trx, draft.name)
     const latest = await trx
       .selectFrom('mail.template')
       .selectAll()
@@ -55,20 +52,38 @@ export async function saveDraft(db: Database, draft: TemplateDraft): Promise<Sto
 
 /** Publishes the latest version; one that is published already stays as it is. Undefined: no such template. */
 export async function publishLatest(db: Database, reference: string): Promise<StoredTemplate | undefined> {
-  const { rows } = await sql<StoredTemplate>`/* templates.publish */
-    with latest as (
-      select id, version from mail.template where ${matches(reference)} order by version desc limit 1
-    ), published as (
-      update mail.template t set published_at = now()
-      from latest
-      where t.id = latest.id and t.version = latest.version and t.published_at is null
-      returning t.*
-    )
-    select * from published
-    union all
-    select t.* from mail.template t join latest using (id, version) where t.published_at is not null
-  `.execute(db)
-  return rows[0]
+  return inTransaction(db, async (trx) => {
+    const named = await trx
+      .selectFrom('mail.template')
+      .select('name')
+      .where(matches(reference))
+      .orderBy('version', 'desc')
+      .limit(1)
+      .executeTakeFirst()
+    if (named === undefined) return undefined
+    await lockName(trx, named.name)
+    const { rows } = await sql<StoredTemplate>`/* templates.publish */
+      with latest as (
+        select id, version from mail.template where name = ${named.name} order by version desc limit 1
+      ), published as (
+        update mail.template t set published_at = now()
+        from latest
+        where t.id = latest.id and t.version = latest.version and t.published_at is null
+        returning t.*
+      )
+      select * from published
+      union all
+      select t.* from mail.template t join latest using (id, version) where t.published_at is not null
+    `.execute(trx)
+    return rows[0]
+  })
+}
+
+/** Two who save or publish under one name at the same moment: the second sees what the first has done. */
+async function lockName(trx: Transaction, name: string): Promise<void> {
+  await sql`/* templates.lock */
+    select pg_advisory_xact_lock(hashtextextended(${`template ${name}`}, 0))
+  `.execute(trx)
 }
 
 /** Every version, the latest first. */
@@ -88,5 +103,5 @@ export async function listTemplates(db: Database): Promise<StoredTemplate[]> {
 }
 
 function matches(reference: string) {
-  return sql`(name = ${reference} or id::text = ${reference.toLowerCase()})`
+  return sql<boolean>`(name = ${reference} or id::text = ${reference.toLowerCase()})`
 }

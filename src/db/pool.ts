@@ -1,6 +1,8 @@
 import { Kysely, PostgresDialect } from 'kysely'
-import { Client, Pool } from 'pg'
+import { Client, type ClientBase, type ClientConfig, DatabaseError, Pool } from 'pg'
 import type { Log } from '../log.ts'
+import { ConnectionError } from './connection-error.ts'
+import { connectionSettings } from './connection-settings.ts'
 import type { DB } from './types.ts'
 
 export type Database = Kysely<DB>
@@ -11,9 +13,17 @@ export type PoolOptions = {
   /** Work as this role, with its rights and no more. Unset: as the user of the URL. */
   readonly role: string | undefined
   readonly log: Log
+  /** After so long without an answer the connection is given up. Unset: 30 s. */
+  readonly queryTimeoutMs?: number
 }
 
 const CONNECT_TIMEOUT_MS = 3_000
+/** Our longest statement takes a second or two: past this it waits for a lock, and holds others itself. */
+const STATEMENT_TIMEOUT_MS = 25_000
+/** More than the server's own limit: whoever reaches it no longer speaks to a server at all. */
+const QUERY_TIMEOUT_MS = 30_000
+/** No transaction of ours waits between two statements; one that does belongs to a process that hangs. */
+const IDLE_IN_TRANSACTION_MS = 60_000
 
 /** The statements that run for every batch; each is planned once a connection instead of every time. */
 const HOT = /^\/\* (?:intake|processing|dispatch)\.|\bpgboss\./
@@ -29,28 +39,84 @@ function preparedNameOf(text: string): string | undefined {
   return name
 }
 
-/** A client that names hot statements, which is how the driver prepares them. */
-class PreparingClient extends Client {
+type ClientOptions = ClientConfig & { readonly queryTimeoutMs?: number }
+
+/**
+ * A client that names hot statements, which is how the driver prepares them, and that gives up a connection
+ * on which the server does not answer. The driver's own `query_timeout` would leave it in use: a transaction
+ * would go back to the pool with its statement still under way, and hold up everybody after it.
+ */
+class PoolClient extends Client {
+  readonly #queryTimeoutMs: number
+  #isLost = false
+
+  constructor(options: ClientOptions = {}) {
+    super(options)
+    this.#queryTimeoutMs = options.queryTimeoutMs ?? QUERY_TIMEOUT_MS
+    const lose = () => {
+      this.#isLost = true
+    }
+    this.on('error', lose)
+    this.on('end', lose)
+  }
+
   // biome-ignore lint/suspicious/noExplicitAny: the driver's own signature has a dozen overloads
   override query(...args: any[]): any {
+    const callback = typeof args.at(-1) === 'function' ? args.pop() : undefined
     const [text, values] = args
     const name = typeof text === 'string' && Array.isArray(values) ? preparedNameOf(text) : undefined
     if (name !== undefined) args.splice(0, 2, { name, text, values })
-    return super.query(...(args as Parameters<Client['query']>))
+    const answer = this.#answerOf(super.query(...(args as Parameters<Client['query']>)))
+    if (callback === undefined) return answer
+    answer.then((result) => callback(undefined, result), callback)
+  }
+
+  async #answerOf(running: unknown): Promise<unknown> {
+    const timer = setTimeout(() => {
+      this.connection.stream.destroy(new Error(`no answer within ${this.#queryTimeoutMs} ms`))
+    }, this.#queryTimeoutMs)
+    try {
+      return await running
+    } catch (error) {
+      throw this.#isLost && !(error instanceof DatabaseError) ? new ConnectionError(error) : error
+    } finally {
+      clearTimeout(timer)
+    }
   }
 }
 
-/** Connections for everything but sessions that must be held (see session.ts). */
+/** A pool whose failures to give a connection are told from every other error by their class. */
+class ReportingPool extends Pool {
+  // biome-ignore lint/suspicious/noExplicitAny: both of the driver's overloads
+  override connect(callback?: (...args: any[]) => void): any {
+    if (callback === undefined) {
+      return super.connect().catch((error: unknown) => {
+        throw new ConnectionError(error)
+      })
+    }
+    return super.connect((error, client, release) =>
+      callback(error === undefined ? undefined : new ConnectionError(error), client, release),
+    )
+  }
+}
+
+/**
+ * Connections for everything but sessions that must be held (see session.ts). Acquiring one, or losing it
+ * under a statement of `db`, fails with a ConnectionError.
+ */
 export function openPool(options: PoolOptions): { db: Database; pool: Pool; close: () => Promise<void> } {
-  const pool = new Pool({
-    Client: PreparingClient,
-    connectionString: options.url,
+  const settings = {
+    ...connectionSettings(options.url, options.role),
+    Client: PoolClient,
     max: options.maxConnections,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-    keepAlive: true,
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
+    queryTimeoutMs: options.queryTimeoutMs ?? QUERY_TIMEOUT_MS,
     application_name: 'sluice',
-    ...(options.role === undefined ? {} : { options: `-c role=${options.role}` }),
-  })
+    onConnect: insistOnDurability,
+  }
+  const pool = new ReportingPool(settings)
   // A connection that breaks is replaced by the pool, and a statement on it fails; but without a listener
   // its error event would end the process. The pool listens only while a connection is idle.
   const onLost = (error: Error) => options.log.debug({ error }, 'database connection lost')
@@ -58,4 +124,14 @@ export function openPool(options: PoolOptions): { db: Database; pool: Pool; clos
   pool.on('connect', (client) => client.on('error', onLost))
   const db = new Kysely<DB>({ dialect: new PostgresDialect({ pool }) })
   return { db, pool, close: () => db.destroy() }
+}
+
+/**
+ * A role, database or server with `synchronous_commit = off` would make every answer "durable" a lie. Any other
+ * value stays, stronger ones among them; and what we relax on purpose is local to its transaction and still wins.
+ */
+async function insistOnDurability(client: ClientBase): Promise<void> {
+  await client.query(
+    "/* pool.durability */ select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'",
+  )
 }

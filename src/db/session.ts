@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { Client } from 'pg'
 import type { Log } from '../log.ts'
 import { BELL_CHANNEL } from '../queue/bells.ts'
+import { connectionSettings } from './connection-settings.ts'
 
 /** First key of the two-part advisory locks that workers hold; the second is the worker's number. */
 export const WORKER_LOCK = 0x534c4345
@@ -16,6 +17,8 @@ export type SessionOptions = {
   readonly role: string | undefined
   readonly log: Log
   readonly onBell: (payload: string) => void
+  /** Unset: 5 s. */
+  readonly heartbeatMs?: number
 }
 
 /**
@@ -42,7 +45,7 @@ export class WorkerSession {
   static async open(options: SessionOptions): Promise<WorkerSession> {
     const session = new WorkerSession(options)
     await session.#connect()
-    session.#heartbeat = setInterval(() => void session.#beat(), HEARTBEAT_MS)
+    session.#heartbeat = setInterval(() => void session.#beat(), options.heartbeatMs ?? HEARTBEAT_MS)
     return session
   }
 
@@ -79,12 +82,10 @@ export class WorkerSession {
   async #connect(): Promise<void> {
     const { url, role } = this.#options
     const client = new Client({
-      connectionString: url,
+      ...connectionSettings(url, role),
       application_name: 'sluice worker',
-      keepAlive: true,
       connectionTimeoutMillis: QUERY_TIMEOUT_MS,
       query_timeout: QUERY_TIMEOUT_MS,
-      ...(role === undefined ? {} : { options: `-c role=${role}` }),
     })
     client.on('error', () => this.#lost(client))
     client.on('end', () => this.#lost(client))
@@ -135,7 +136,11 @@ export class WorkerSession {
     const client = this.#client
     if (client === undefined) return
     try {
-      await client.query('update mail.worker set seen_at = now() where number = $1', [this.#number])
+      const { rowCount } = await client.query('update mail.worker set seen_at = now() where number = $1', [
+        this.#number,
+      ])
+      // The row is gone and the connection is not: without a new number this worker would never claim again.
+      if (rowCount === 0) this.#lost(client)
     } catch {
       // A connection that does not answer in time is as good as broken.
       this.#lost(client)

@@ -15,16 +15,6 @@ export function sqlState(error: unknown): string | undefined {
   return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : undefined
 }
 
-/**
- * True when the database could not be spoken to or could not do it now (away, starting, full, out of
- * connections, a deadlock): the caller may try again. Errors without a SQLSTATE come from the socket or
- * the pool, before the server had a say.
- */
-export function isDatabaseAway(error: unknown): boolean {
-  const state = sqlState(error)
-  return state === undefined || !STATEMENT_FAULTS.has(state.slice(0, 2))
-}
-
 /** Classes that speak of the values given, or of their size. */
 const VALUE_FAULTS = new Set(['21', '22', '23', '54'])
 

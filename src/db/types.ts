@@ -318,6 +318,9 @@ export interface MailStream {
 }
 
 export interface MailSuppression {
+  /**
+   * As messages hold it, in lower case: local@domain, an internationalised domain in its xn-- form.
+   */
   address: string
   created_at: Generated<Timestamp>
   expires_at: Timestamp | null

@@ -1,6 +1,6 @@
 import { type Context, Hono, type MiddlewareHandler } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
-import { isDatabaseAway } from '../db/sqlstate.ts'
+import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import { ApiError } from '../errors.ts'
 import { authenticate } from './auth.ts'
 import type { AppDeps } from './deps.ts'
@@ -63,10 +63,9 @@ function answerError(deps: AppDeps, error: Error, c: Context): Response {
     return respond(c, error)
   }
   deps.log.error({ path: c.req.routePath, error }, 'request failed')
-  const isAway = isDatabaseAway(error) && isDriverError(error)
   return respond(
     c,
-    isAway
+    isDatabaseUnavailable(error)
       ? new ApiError(
           'service_unavailable',
           'The database cannot be reached at the moment. Try again in a few seconds.',
@@ -79,11 +78,6 @@ function answerError(deps: AppDeps, error: Error, c: Context): Response {
           'Something went wrong on our side; the log of Sluice has the details.',
         ),
   )
-}
-
-/** Errors of sockets and of the driver carry a code or come from its pool; a TypeError of ours does not. */
-function isDriverError(error: Error): boolean {
-  return !(error instanceof TypeError || error instanceof RangeError || error instanceof ReferenceError)
 }
 
 function respond(c: Context, error: ApiError): Response {

@@ -2,7 +2,7 @@ import { randomUUIDv7 } from 'node:crypto'
 import { type Context, Hono } from 'hono'
 import { DEFAULT_STREAM, type Stream } from '../catalog.ts'
 import { ApiError } from '../errors.ts'
-import type { Message } from '../message.ts'
+import { MAX_MESSAGE_BYTES, type Message } from '../message.ts'
 import { parseMessage } from '../message-schema.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { readJson } from './body.ts'
@@ -45,6 +45,12 @@ async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> 
   const parsed = parseMessage(body)
   if (!parsed.ok) throw new ApiError(parsed.problem.name, parsed.problem.message)
   const stream = streamOf(deps, parsed.message)
+  // Put into words again, not passed on: one key each, no byte-order mark, nothing but JSON.
+  const message = JSON.stringify(body)
+  // Words can be longer than what was given: 1e20 is written out. Refused by the door, it would fail its neighbours.
+  if (Buffer.byteLength(message) > MAX_MESSAGE_BYTES) {
+    throw new ApiError('payload_too_large', `The email is larger than ${MAX_MESSAGE_BYTES} bytes as JSON.`)
+  }
   const accepted = await deps.accept(
     {
       id: randomUUIDv7(),
@@ -53,8 +59,7 @@ async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> 
       idempotencyKey,
       // Well-formed: half of a surrogate pair would fail the statement that everybody's rows share.
       source: `api key ${c.get('caller').name}`.slice(0, MAX_SOURCE_LENGTH).toWellFormed(),
-      // Put into words again, not passed on: one key each, no byte-order mark, nothing but JSON.
-      message: JSON.stringify(body),
+      message,
       parsed: parsed.message,
     },
     { mayBuffer, timeoutMs: deps.acceptTimeoutMs },

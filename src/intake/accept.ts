@@ -1,5 +1,5 @@
+import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import type { Database } from '../db/pool.ts'
-import { isDatabaseAway } from '../db/sqlstate.ts'
 import { ApiError } from '../errors.ts'
 import type { Message } from '../message.ts'
 import { CONFLICT_CODE, type MoveOutcome } from './idempotency.ts'
@@ -17,6 +17,8 @@ import * as queries from './queries.ts'
 const FLUSH_ROWS = 500
 /** One statement is one string: a burst of large mail must not grow it past what can be held. */
 const FLUSH_CHARS = 16 * 1_024 * 1_024
+/** Mail held for callers who wait: past it new mail is refused, or a database that hangs would fill the memory. */
+const HELD_CHARS = 64 * 1_024 * 1_024
 /** First look for a row that our own mover did not meet; doubles up to the last. */
 const FIRST_LOOK_MS = 100
 const LAST_LOOK_MS = 800
@@ -30,6 +32,7 @@ export type Accepted = {
 export type AcceptOptions = {
   /** True when the caller is content with an answer before the message is durable. */
   readonly mayBuffer: boolean
+  /** For all of it: the wait for the append, and for the outcome. */
   readonly timeoutMs: number
 }
 
@@ -50,6 +53,7 @@ export class Acceptor {
   readonly #wakeMover: () => void
   readonly #pending: Pending[] = []
   readonly #waiting = new Map<string, Waiter>()
+  #heldChars = 0
   #flushing = false
   #lookTimer: NodeJS.Timeout | undefined
   #lookMs = FIRST_LOOK_MS
@@ -63,23 +67,38 @@ export class Acceptor {
 
   /** Throws an ApiError: 409 for a key used with another message, 503 when it could not be accepted in time. */
   async accept(row: queries.IntakeRow, options: AcceptOptions): Promise<Accepted> {
+    const chars = row.message.length
+    if (this.#heldChars > 0 && this.#heldChars + chars > HELD_CHARS) throw notAccepted()
+    this.#heldChars += chars
+    const deadline = startDeadline(options.timeoutMs)
+    try {
+      return await this.#acceptBefore(deadline.passed, row, options)
+    } finally {
+      deadline.clear()
+      this.#heldChars -= chars
+      this.#waiting.delete(row.id)
+    }
+  }
+
+  async #acceptBefore(
+    deadline: Promise<undefined>,
+    row: queries.IntakeRow,
+    { mayBuffer }: AcceptOptions,
+  ): Promise<Accepted> {
+    const buffered = { id: row.id, durability: 'buffered', isReplay: false } as const
     // With a key the caller wants to know what the key means, which only the mover can settle.
-    const waits = !options.mayBuffer || row.idempotencyKey !== null
+    const waits = !mayBuffer || row.idempotencyKey !== null
     const waiter: Waiter | undefined = waits
       ? { row, moved: Promise.withResolvers(), since: Date.now() }
       : undefined
     if (waiter !== undefined) this.#waiting.set(row.id, waiter)
-    try {
-      await this.#append(row)
-      if (waiter === undefined) return { id: row.id, durability: 'buffered', isReplay: false }
-      const outcome = await this.#outcomeWithin(waiter, options.timeoutMs)
-      if (outcome === undefined && options.mayBuffer) {
-        return { id: row.id, durability: 'buffered', isReplay: false }
-      }
-      return this.#answer(row, outcome)
-    } finally {
-      this.#waiting.delete(row.id)
-    }
+    const isAppended = await Promise.race([this.#append(row).then(() => true), deadline])
+    if (isAppended === undefined) throw this.#withdraw(row) ? notAccepted() : unavailable(undefined)
+    if (waiter === undefined) return buffered
+    this.#lookLater()
+    const outcome = await Promise.race([waiter.moved.promise, deadline])
+    if (outcome === undefined && mayBuffer) return buffered
+    return this.#answer(row, outcome)
   }
 
   /** A row whose caller waits here, as it was read at the door. */
@@ -103,6 +122,13 @@ export class Acceptor {
     return pending.appended.promise
   }
 
+  /** True when the row had not left for the database: nobody will send it. */
+  #withdraw(row: queries.IntakeRow): boolean {
+    const index = this.#pending.findIndex((each) => each.row === row)
+    if (index >= 0) this.#pending.splice(index, 1)
+    return index >= 0
+  }
+
   /** One append at a time: whatever arrives meanwhile goes with the next, so batches grow with the load. */
   async #flush(): Promise<void> {
     this.#flushing = true
@@ -117,7 +143,7 @@ export class Acceptor {
         this.#wakeMover()
         for (const each of batch) each.appended.resolve()
       } catch (error) {
-        const refusal = isDatabaseAway(error) ? unavailable(error) : error
+        const refusal = isDatabaseUnavailable(error) ? unavailable(error) : error
         for (const each of batch) each.appended.reject(refusal)
       }
     }
@@ -131,17 +157,6 @@ export class Acceptor {
       return chars > FLUSH_CHARS
     })
     return overfull === -1 ? FLUSH_ROWS : Math.max(overfull, 1)
-  }
-
-  async #outcomeWithin(waiter: Waiter, timeoutMs: number): Promise<MoveOutcome | undefined> {
-    let timer: NodeJS.Timeout | undefined
-    const timeout = new Promise<undefined>((resolve) => {
-      timer = setTimeout(() => resolve(undefined), timeoutMs)
-    })
-    this.#lookLater()
-    const outcome = await Promise.race([waiter.moved.promise, timeout])
-    clearTimeout(timer)
-    return outcome
   }
 
   #answer(row: queries.IntakeRow, outcome: MoveOutcome | undefined): Accepted {
@@ -180,12 +195,34 @@ export class Acceptor {
   }
 
   async #look(overdue: readonly Waiter[]): Promise<void> {
-    const found = await queries.findMoved(
-      this.#db,
-      overdue.map(({ row }) => ({ id: row.id, key: row.idempotencyKey, message: row.message })),
-    )
+    const found = await queries.findMoved(this.#db, questionsOf(overdue))
     for (const row of found) this.#waiting.get(row.id)?.moved.resolve(outcomeOf(row))
   }
+}
+
+/**
+ * What to ask of the database about each. A body is compared only under a key, and those of the oldest go
+ * first, up to the size of one statement: the others are asked about when these have their answer.
+ */
+function questionsOf(overdue: readonly Waiter[]): { id: string; key: string | null; message: string }[] {
+  let chars = 0
+  const asked = overdue.filter(({ row }) => {
+    if (row.idempotencyKey === null) return true
+    const isFirst = chars === 0
+    chars += row.message.length
+    return isFirst || chars <= FLUSH_CHARS
+  })
+  return asked.map(({ row }) => ({
+    id: row.id,
+    key: row.idempotencyKey,
+    message: row.idempotencyKey === null ? 'null' : row.message,
+  }))
+}
+
+function startDeadline(timeoutMs: number): { passed: Promise<undefined>; clear: () => void } {
+  const { promise, resolve } = Promise.withResolvers<undefined>()
+  const timer = setTimeout(() => resolve(undefined), timeoutMs)
+  return { passed: promise, clear: () => clearTimeout(timer) }
 }
 
 /** What another process's mover made of a row, as our own would have told it. */
@@ -202,5 +239,13 @@ function unavailable(cause: unknown): ApiError {
     'service_unavailable',
     'The email could not be stored durably in time. It may still be sent: repeat the request with the same Idempotency-Key to be sure that it goes out once.',
     { retryAfterS: 2, cause },
+  )
+}
+
+function notAccepted(): ApiError {
+  return new ApiError(
+    'service_unavailable',
+    'The email was not accepted: more mail waits for the database than can be held, or it did not answer in time. Repeat the request.',
+    { retryAfterS: 2 },
   )
 }

@@ -1,6 +1,7 @@
 /** SIGTERM: what is in flight is finished and settled, within the limit; the rest waits for the next process. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { Client } from 'pg'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { insertMany, post, readMessage, untilAll } from '../support/messages.ts'
@@ -108,5 +109,31 @@ test(
       rows.map(({ attempts }) => attempts),
       [0, 0, 1],
     )
+  },
+)
+
+test(
+  'a database that hangs does not keep it from stopping: it says what did not end and exits with 1',
+  LIMIT,
+  async (t) => {
+    const database = await createTestDatabase(t)
+    const sink = await startSmtpSink(t)
+    const service = await spawnService(t, database.url, { SMTP_URL: sink.url, SLUICE_STOP_TIMEOUT_MS: '500' })
+    const blocker = new Client({ connectionString: database.url })
+    await blocker.connect()
+    database.beforeDrop(() => blocker.end())
+    await blocker.query('begin; lock table mail.intake, mail.worker')
+    await eventually('the service waits for the lock', async () => {
+      const { rowCount } = await blocker.query(
+        "select from pg_locks where not granted and relation = 'mail.intake'::regclass",
+      )
+      return (rowCount ?? 0) > 0
+    })
+    const askedAt = Date.now()
+    process.kill(service.pid, 'SIGTERM')
+    const line = await service.logged('a part did not end in time')
+    assert.equal(await service.ended, 1)
+    assert.ok(Date.now() - askedAt < 12_000, `it took ${Date.now() - askedAt} ms`)
+    assert.ok(['intake', 'worker', 'upkeep'].includes(String(line.part)), String(line.part))
   },
 )

@@ -4,6 +4,10 @@ import { Agent, request as httpRequest, type IncomingMessage } from 'node:http'
 import { text } from 'node:stream/consumers'
 import { before, describe, test } from 'node:test'
 import { Client } from 'pg'
+import { readCatalog } from '../../src/catalog.ts'
+import { createApp } from '../../src/http/app.ts'
+import { Keyring } from '../../src/keys.ts'
+import { createLog } from '../../src/log.ts'
 import { createTestDatabase, startTestPostgres, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { orderMail, startTestService, TEST_KEY, type TestService } from '../support/service.ts'
@@ -170,6 +174,27 @@ describe('a body over the limit', () => {
     assert.equal((await service.request('/emails', { body: exact })).status, 200)
     await errorOf(await service.request('/emails', { body: `${exact} ` }), 413, 'payload_too_large')
   })
+})
+
+test('a fault of our own is 500 and says nothing of the database', async () => {
+  const log = createLog('silent')
+  const app = createApp({
+    db: service.db,
+    log,
+    keyring: new Keyring(service.db, TEST_KEY),
+    catalog: { current: await readCatalog(service.db) },
+    maxBodyBytes: MAX_BODY_BYTES,
+    acceptTimeoutMs: 1_000,
+    accept: () => Promise.reject(new Error('this process cannot do it')),
+    checkTemplate: async () => undefined,
+    hasInbox: false,
+  })
+  const response = await app.request('/emails', {
+    method: 'POST',
+    headers: { Authorization: `Bearer ${TEST_KEY}`, 'Content-Type': 'application/json' },
+    body: JSON.stringify(orderMail()),
+  })
+  await errorOf(response, 500, 'application_error')
 })
 
 test('the database away is 503 with Retry-After, and the service works again by itself', async (t) => {

@@ -8,6 +8,7 @@ import { countInbox, insertInboxMails, listInbox } from '../../src/inbox/queries
 import { summarise } from '../../src/inbox/summary.ts'
 import { createLog } from '../../src/log.ts'
 import { createTestDatabase } from '../support/database.ts'
+import { startTestService } from '../support/service.ts'
 
 const ID = '01890a5d-ac96-774b-bcce-b302099a8057'
 const ATTACK = '<script>alert(1)</script>'
@@ -290,3 +291,15 @@ async function store(db: Parameters<typeof insertInboxMails>[0], mails: readonly
   )
   if (rows.length > 0) await insertInboxMails(db, rows)
 }
+
+test('production has no inbox, even with a provider that once was one', async (t) => {
+  const database = await createTestDatabase(t)
+  await database.query("insert into mail.provider (name, transport) values ('old', 'inbox')")
+  const service = await startTestService(database, {
+    NODE_ENV: 'production',
+    SMTP_URL: 'smtp://127.0.0.1:1',
+    SLUICE_ROLES: 'api',
+  })
+  assert.equal(service.hasInbox, false)
+  assert.equal((await service.request('/inbox')).status, 404)
+})

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { before, test } from 'node:test'
+import { Client } from 'pg'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
+import { eventually } from '../support/eventually.ts'
 import { startTestService, type TestService } from '../support/service.ts'
 import { type SmtpSink, startSmtpSink } from '../support/smtp-sink.ts'
 
@@ -111,6 +113,30 @@ test('a message uses the latest published version, or the one it names', async (
   await publish(id)
   assert.match(await mailTo('latest@example.net', { id }), /^Subject: v2\r$/m)
   assert.match(await mailTo('pinned@example.net', { id: 'versions', version: 1 }), /^Subject: v1\r$/m)
+})
+
+test('two who publish at the same moment both publish, and saving meanwhile waits for them', async () => {
+  const draft = { name: 'contested', subject: 'x', text: 'x' }
+  const { version } = await save(draft)
+  const blocker = new Client({ connectionString: database.url })
+  await blocker.connect()
+  try {
+    // All have read that it is a draft, and none has published it yet.
+    await blocker.query("begin; select from mail.template where name = 'contested' for update")
+    const both = Promise.all([publish('contested'), publish('contested')])
+    const saved = save({ ...draft, text: 'y' })
+    await eventually('all three wait', async () => {
+      const { rowCount } = await blocker.query('select from pg_locks where not granted')
+      return rowCount === 3
+    })
+    await blocker.query('commit')
+    const [first, second] = await both
+    assert.deepEqual([first.status, second.status], ['published', 'published'])
+    await saved
+    assert.equal((await ask('/templates/contested')).body.versions?.at(-1)?.version, version)
+  } finally {
+    await blocker.end()
+  }
 })
 
 test('publishing again changes nothing', async () => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { before, test } from 'node:test'
 import type { QueryResult, RootOperationNode, UnknownRow } from 'kysely'
+import { Client } from 'pg'
 import type { Database } from '../../src/db/pool.ts'
 import { ApiError } from '../../src/errors.ts'
 import { Acceptor } from '../../src/intake/accept.ts'
@@ -147,8 +148,92 @@ test('a burst of large mail is spread over statements of bounded size', async ()
     statements.reduce((sum, chars) => sum + Math.floor(chars / 5_000_000), 0),
     9,
   )
-  await intake.move()
+  await moveAll()
 })
+
+test('the time a caller waits covers the append, and a row that never left for the database is never sent', async () => {
+  const acceptor = new Acceptor(intake.db, intake.process, () => undefined)
+  const [left, kept] = [intakeRow(), intakeRow()]
+  await whileLocked('mail.intake', async () => {
+    const impatient = { mayBuffer: true, timeoutMs: IMPATIENT_MS }
+    const refusals = await Promise.all([left, kept].map((row) => refusalOf(acceptor.accept(row, impatient))))
+    assert.deepEqual(
+      refusals.map(({ code }) => code),
+      ['service_unavailable', 'service_unavailable'],
+    )
+    assert.match(refusals[0]?.message ?? '', /may still be sent/)
+    assert.match(refusals[1]?.message ?? '', /was not accepted/)
+  })
+  const next = intakeRow()
+  await acceptor.accept(next, { mayBuffer: true, timeoutMs: 10_000 })
+  await moveAll()
+  assert.deepEqual(await Promise.all([left, kept, next].map(({ id }) => statusOf(id))), [
+    ['accepted'],
+    [],
+    ['accepted'],
+  ])
+})
+
+test('more mail than may be held is refused at once, and room is made by what ends', async () => {
+  const acceptor = new Acceptor(intake.db, intake.process, () => undefined)
+  const patient = { mayBuffer: true, timeoutMs: 60_000 }
+  const large = (chars: number) => intakeRow({ message: orderMail({ html: 'x'.repeat(chars) }) })
+  const first = await whileLocked('mail.intake', async () => {
+    const held = acceptor.accept(large(30_000_000), patient)
+    const error = await refusalOf(acceptor.accept(large(40_000_000), patient))
+    assert.deepEqual([error.status, error.retryAfterS], [503, 2])
+    return { held }
+  })
+  await first.held
+  await acceptor.accept(large(1_000_000), patient)
+  await moveAll()
+})
+
+test('a look for rows that others moved does not send their bodies again', async () => {
+  const bell = Promise.withResolvers<void>()
+  const { db, statements } = watched(intake.db)
+  const acceptor = new Acceptor(db, intake.process, bell.resolve)
+  const row = intakeRow({ message: orderMail({ html: 'x'.repeat(1_000_000) }) })
+  const accepted = acceptor.accept(row, DURABLE)
+  await bell.promise
+  await intake.move()
+  assert.equal((await accepted).durability, 'durable')
+  const [append = 0, ...looks] = statements
+  assert.ok(append > 1_000_000 && looks.length > 0)
+  assert.ok(Math.max(...looks) < 1_000, `looks of ${looks.join(', ')} characters`)
+})
+
+test('a look sends the bodies of keyed rows in bounded statements', async () => {
+  const bell = Promise.withResolvers<void>()
+  const { db, statements } = watched(intake.db)
+  const acceptor = new Acceptor(db, intake.process, bell.resolve)
+  const html = 'x'.repeat(5_000_000)
+  const accepted = Array.from({ length: 5 }, (_, n) =>
+    acceptor.accept(intakeRow({ idempotencyKey: `large ${n}`, message: orderMail({ html }) }), {
+      mayBuffer: false,
+      timeoutMs: 60_000,
+    }),
+  )
+  while (!(await settledWithin(Promise.all(accepted), IMPATIENT_MS))) await intake.move()
+  assert.ok(Math.max(...statements) < 17_000_000, `statements of ${statements.join(', ')} characters`)
+})
+
+/** Large mail takes several batches. */
+async function moveAll(): Promise<void> {
+  while ((await database.query('select from mail.intake limit 1')).length > 0) await intake.move()
+}
+
+/** Nobody else reads or writes the table until `work` is done. */
+async function whileLocked<T>(table: string, work: () => Promise<T>): Promise<T> {
+  const blocker = new Client({ connectionString: database.url })
+  await blocker.connect()
+  try {
+    await blocker.query(`begin; lock table ${table}`)
+    return await work()
+  } finally {
+    await blocker.end()
+  }
+}
 
 async function acceptAndMoveElsewhere(row: ReturnType<typeof intakeRow>) {
   const bell = Promise.withResolvers<void>()
