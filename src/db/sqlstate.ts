@@ -7,9 +7,6 @@ export const SQLSTATE = {
   lockNotAvailable: '55P03',
 } as const
 
-/** Classes of SQLSTATE that speak of the statement or its values: trying again would not help. */
-const STATEMENT_FAULTS = new Set(['0A', '21', '22', '23', '2F', '39', '3F', '42', '54', 'P0', 'XX'])
-
 export function sqlState(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null)?.code
   return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : undefined
