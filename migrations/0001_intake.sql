@@ -75,13 +75,20 @@ create table mail.provider (
   name text primary key
     constraint provider_name_is_short_and_plain check (name ~ '^[a-z0-9_-]{1,64}$'),
   transport text not null
-    constraint transport_is_known check (transport in ('smtp', 'inbox')),
+    constraint transport_is_known check (transport in ('smtp', 'inbox', 'ses', 'sendgrid', 'mailgun', 'postmark', 'resend')),
   credentials_env text
     constraint credentials_env_is_a_variable_name check (credentials_env ~ '^[A-Z_][A-Z0-9_]*$'),
+  base_url text
+    constraint base_url_is_an_http_url check (base_url ~ '^https?://'),
+  options jsonb not null default '{}'
+    constraint options_are_an_object check (jsonb_typeof(options) = 'object'),
   created_at timestamptz not null default now(),
-  constraint smtp_names_its_variable check (transport <> 'smtp' or credentials_env is not null)
+  constraint provider_names_its_variable check (transport = 'inbox' or credentials_env is not null)
 );
-comment on table mail.provider is 'Where mail leaves: SMTP relays, and the local inbox of development.';
+comment on table mail.provider is 'Where mail leaves: SMTP relays, HTTP providers, and the local inbox of development.';
+comment on column mail.provider.base_url is 'Another address of an HTTP provider: another region, a stand-in in tests.';
+comment on column mail.provider.options is
+  'ses: region, configuration_set; mailgun: domain, region (us, eu); postmark: message_stream.';
 comment on column mail.provider.credentials_env is
   'Name of the environment variable that holds the credentials; they are never stored here.';
 

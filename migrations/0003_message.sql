@@ -15,6 +15,7 @@ create table mail.message (
   worker integer,
   priority smallint not null
     constraint priority_is_0_to_9 check (priority between 0 and 9),
+  is_partly_settled boolean not null default false,
   attempts smallint not null default 0
     constraint attempts_is_not_negative check (attempts >= 0),
   status text not null
@@ -35,6 +36,8 @@ comment on table mail.message is 'One row a message: where it stands. Bodies and
 comment on column mail.message.seq is 'Order of acceptance, from mail.message_seq.';
 comment on column mail.message.worker is 'mail.worker.number of the process that is sending it now.';
 comment on column mail.message.attempts is 'Attempts begun; an attempt that never reached the provider is taken back.';
+comment on column mail.message.is_partly_settled is
+  'Some recipients have it or were refused for good; the events say which, and they are not tried again.';
 comment on column mail.message.next_attempt_at is 'When a deferred message is tried again.';
 comment on column mail.message.template is 'Name of the template it was rendered from; template_version is pinned when processed.';
 comment on column mail.message.last_error is 'Code of the latest failure; the reply itself is in mail.event.';

@@ -132,6 +132,98 @@ order by array_position(array['intake', 'processing', 'dispatch'], stage), strea
 comment on view mail.queue is
   'Where mail waits: messages ready, deferred and in flight per stage, stream and provider, the oldest one''s age, and the rates of the last minute.';
 
+create function mail.why_not_sent(m mail.message) returns text
+language plpgsql stable
+set search_path = pg_catalog, mail, pg_temp
+as $$
+declare
+  ready_since timestamptz := coalesce(m.next_attempt_at, m.queued_at);
+  s mail.stream;
+  is_urgent boolean;
+  hold record;
+  next_provider text;
+  scarce record;
+  ahead bigint;
+begin
+  select * into s from mail.stream where name = m.stream;
+  if s.paused_at is not null then
+    return format('Waiting because stream %s was paused by %s at %s.', s.name, s.paused_by, s.paused_at);
+  end if;
+  if not exists (select from mail.worker where seen_at > now() - interval '30 seconds') then
+    return format('Ready to go to provider %s since %s, but no worker is running.', m.provider, ready_since);
+  end if;
+
+  -- Tokens are given by the stream's priority: a message's own only orders it within its stream.
+  is_urgent := coalesce(s.priority, 5) <= 3;
+  select h.* into hold from mail.provider_hold(m.provider, is_urgent) h;
+  if hold.until is not null then
+    select r.name into next_provider
+    from unnest(s.route) with ordinality as r (name, place)
+    cross join lateral mail.provider_hold(r.name) h
+    where h.until is null and (select own.until from mail.provider_hold(m.provider) own) is not null
+    order by r.place
+    limit 1;
+    return format('Waiting for provider %s%s: %s%s.', m.provider,
+      case when hold.until = 'infinity' then '' else format(' until %s', hold.until) end, hold.reason,
+      case when next_provider is not null then format('; %s is next on the route and takes it over', next_provider) end);
+  end if;
+  if exists (select from mail.provider_state st where st.provider = m.provider and st.breaker = 'half_open') then
+    return format('Waiting for provider %s: its breaker is half-open, and a few probes find out whether it is back.', m.provider);
+  end if;
+
+  select coalesce(sum(messages), 0) into ahead
+  from mail.waiting_job j
+  where j.stage = 'dispatch' and j.stream = m.stream and j.provider = m.provider and not j.deferred
+    and j.since < coalesce(
+      (
+        select greatest(own.created_on, own.start_after)
+        from pgboss.job own
+        where own.name = format('dispatch.%s.%s', m.provider, m.stream) and own.id = m.id
+      ),
+      ready_since
+    );
+  select l.name, l.rate_per_s, (ahead + 1 + kept.tokens - l.available) / l.rate_per_s as wait_s into scarce
+  from mail.bucket_level l
+  cross join lateral (select case when is_urgent then 0 else l.kept_for_urgent end as tokens) kept
+  where l.provider = m.provider and l.available - kept.tokens < ahead + 1
+  order by wait_s desc
+  limit 1;
+  if found then
+    return format('Waiting for tokens of provider %s: bucket %s gives %s a second and about %s messages of stream %s are ahead, so no tokens until about %s.',
+      m.provider, scarce.name, trim_scale(round(scarce.rate_per_s::numeric, 4)), ahead, m.stream,
+      date_trunc('milliseconds', clock_timestamp() + make_interval(secs => least(scarce.wait_s, 1e9))));
+  end if;
+  return format('Ready to go to provider %s since %s, behind about %s messages of stream %s.', m.provider, ready_since, ahead, m.stream);
+end
+$$;
+comment on function mail.why_not_sent(mail.message) is 'What mail.why says of a message that could be sent now.';
+
+create function mail.why_not_processed(m mail.message) returns text
+language plpgsql stable
+set search_path = pg_catalog, mail, pg_temp
+as $$
+declare
+  own_job record;
+  ahead bigint;
+begin
+  select j.start_after, greatest(j.created_on, j.start_after) as since into own_job
+  from pgboss.job j
+  where j.name = 'process.' || m.stream and j.state < 'completed' and j.data -> 'ids' ? m.id::text
+  limit 1;
+  if own_job.start_after > now() then
+    return format('Sent again on request, at the pace that was asked for: it is processed at %s.', own_job.start_after);
+  end if;
+  if not exists (select from mail.worker where seen_at > now() - interval '30 seconds') then
+    return format('Waiting to be processed in stream %s since %s, but no worker is running.', m.stream, coalesce(own_job.since, m.accepted_at));
+  end if;
+  select coalesce(sum(messages), 0) into ahead
+  from mail.waiting_job j
+  where j.stage = 'process' and j.stream = m.stream and not j.deferred and j.since < own_job.since;
+  return format('Waiting to be processed in stream %s behind about %s messages, since %s.', m.stream, ahead, coalesce(own_job.since, m.accepted_at));
+end
+$$;
+comment on function mail.why_not_processed(mail.message) is 'What mail.why says of a message that waits for processing.';
+
 create function mail.why(id uuid) returns text
 language plpgsql stable security definer
 set search_path = pg_catalog, mail, pg_temp
@@ -140,7 +232,7 @@ declare
   m mail.message;
   d mail.dead_letter;
   w mail.worker;
-  ahead bigint;
+  said text;
 begin
   select * into m from mail.message where message.id = why.id;
   if not found then
@@ -152,27 +244,29 @@ begin
 
   case m.status
     when 'accepted' then
-      select coalesce(sum(messages), 0) into ahead
-      from mail.waiting_job where stage = 'process' and stream = m.stream and since <= m.accepted_at;
-      return format('Waiting to be processed in stream %s behind about %s messages, since %s.', m.stream, ahead, m.accepted_at);
+      return mail.why_not_processed(m);
     when 'scheduled' then
       return format('Scheduled for %s.', m.scheduled_at);
     when 'queued' then
-      select coalesce(sum(messages), 0) into ahead
-      from mail.waiting_job
-      where stage = 'dispatch' and stream = m.stream and provider = m.provider and not deferred and since < m.queued_at;
-      if not exists (select from mail.worker where seen_at > now() - interval '30 seconds') then
-        return format('Ready to go to provider %s since %s, but no worker is running.', m.provider, m.queued_at);
-      end if;
-      return format('Ready to go to provider %s since %s, behind about %s messages of stream %s.', m.provider, m.queued_at, ahead, m.stream);
+      return mail.why_not_sent(m);
     when 'sending' then
       select * into w from mail.worker where number = m.worker;
       return format('Being sent to provider %s by worker %s (%s) since %s, attempt %s.',
         m.provider, m.worker, coalesce(w.name, 'gone; its messages are about to be taken over'), m.claimed_at, m.attempts);
     when 'deferred' then
-      return format('Deferred until %s after attempt %s because of %s; it is tried again by itself.', m.next_attempt_at, m.attempts, m.last_error);
+      if m.next_attempt_at <= now() then
+        return mail.why_not_sent(m);
+      end if;
+      select coalesce(e.detail ->> 'reply', e.detail ->> 'reason') into said
+      from mail.event e
+      where e.message_id = m.id and e.type in ('deferred', 'unreachable', 'unknown')
+      order by e.at desc, e.id desc
+      limit 1;
+      return format('Deferred until %s because of %s%s; attempts counted: %s of %s. It is tried again by itself.',
+        m.next_attempt_at, m.last_error, ' (' || said || ')', m.attempts,
+        (select attempts from mail.stream where name = m.stream));
     when 'unknown' then
-      return format('Nobody can know whether provider %s took it: %s. Stream %s holds such messages for a person or a webhook.',
+      return format('Nobody can know whether provider %s took it: %s. Stream %s holds such messages: settle it with mail.settle_unknown(id, ''sent'' or ''retry'').',
         m.provider, m.last_error, m.stream);
     when 'dead' then
       select * into d from mail.dead_letter where message_id = m.id;

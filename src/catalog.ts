@@ -1,3 +1,4 @@
+import { sql } from 'kysely'
 import type { Database } from './db/pool.ts'
 
 export type Stream = {
@@ -8,12 +9,25 @@ export type Stream = {
   readonly attempts: number
   readonly backoff: { readonly baseMs: number; readonly factor: number; readonly capMs: number }
   readonly slots: number
+  /** A message still deferred at this age is given up. */
+  readonly maxAgeMs: number
+  readonly isPaused: boolean
 }
+
+export const TRANSPORT_NAMES = ['smtp', 'inbox', 'ses', 'sendgrid', 'mailgun', 'postmark', 'resend'] as const
 
 export type Provider = {
   readonly name: string
-  readonly transport: 'smtp' | 'inbox'
+  readonly transport: (typeof TRANSPORT_NAMES)[number]
   readonly credentialsEnv: string | null
+  readonly baseUrl: string | null
+  readonly options: Readonly<Record<string, string>>
+  /** Nothing may go to it now (paused, breaker open, asked to wait); its mail may go to the next of a route. */
+  readonly isHeld: boolean
+  /** No trouble is known of it: its breaker is closed, and neither faults nor refusals are fresh. */
+  readonly isWell: boolean
+  /** Whether what may be sent has to be asked for: it has buckets, or something about it is not as usual. */
+  readonly isMetered: boolean
 }
 
 /** The streams and providers as they were at the latest look; rows change by SQL while we run. */
@@ -27,7 +41,7 @@ export const DEFAULT_STREAM = 'transactional'
 
 export async function readCatalog(db: Database): Promise<Catalog> {
   const streams = await db.selectFrom('mail.stream').selectAll().execute()
-  const providers = await db.selectFrom('mail.provider').selectAll().execute()
+  const providers = await readProviders(db)
   return {
     streams: new Map(
       streams.map((row) => [
@@ -44,20 +58,33 @@ export async function readCatalog(db: Database): Promise<Catalog> {
             capMs: row.backoff_cap_s * 1_000,
           },
           slots: row.slots,
+          maxAgeMs: row.max_age_s * 1_000,
+          isPaused: row.paused_at !== null,
         },
       ]),
     ),
-    providers: new Map(
-      providers.map((row) => [
-        row.name,
-        {
-          name: row.name,
-          transport: row.transport === 'inbox' ? 'inbox' : 'smtp',
-          credentialsEnv: row.credentials_env,
-        },
-      ]),
-    ),
+    providers: new Map(providers.map((provider) => [provider.name, provider])),
   }
+}
+
+async function readProviders(db: Database): Promise<Provider[]> {
+  const { rows } = await sql<Provider>`/* catalog.providers */
+    select
+      p.name, p.transport, p.credentials_env as "credentialsEnv", p.base_url as "baseUrl", p.options,
+      h.until is not null as "isHeld",
+      w.is_well as "isWell",
+      not w.is_well
+        or coalesce(s.remaining_until > now(), false)
+        or exists (select from mail.bucket b where b.provider = p.name) as "isMetered"
+    from mail.provider p
+    left join mail.provider_state s on s.provider = p.name
+    cross join lateral mail.provider_hold(p.name) h
+    cross join lateral (
+      select h.until is null
+        and coalesce(s.breaker = 'closed' and s.faults_in_row = 0 and s.blocks_in_row = 0, true) as is_well
+    ) w
+  `.execute(db)
+  return rows
 }
 
 /** Holds the latest catalog for everyone in the process. */
@@ -65,6 +92,7 @@ export class LiveCatalog {
   readonly #db: Database
   readonly #prepare: () => Promise<void>
   readonly #listeners: ((catalog: Catalog) => void)[] = []
+  #looking: Promise<void> = Promise.resolve()
   #current: Catalog = { streams: new Map(), providers: new Map() }
 
   private constructor(db: Database, prepare: () => Promise<void>) {
@@ -83,21 +111,38 @@ export class LiveCatalog {
     return this.#current
   }
 
-  /** Called now, and whenever a stream or provider has come or gone. */
+  /** Called now, and whenever a stream or provider has come, gone, or got other settings. */
   onChange(listener: (catalog: Catalog) => void): void {
     this.#listeners.push(listener)
     listener(this.#current)
   }
 
   async refresh(): Promise<void> {
+    // One after the other: an older look that ends later must not replace a newer one.
+    const look = this.#looking.then(
+      () => this.#look(),
+      () => this.#look(),
+    )
+    this.#looking = look
+    await look
+  }
+
+  async #look(): Promise<void> {
     const next = await readCatalog(this.#db)
-    const isNew = namesOf(next) !== namesOf(this.#current)
+    const isNew = setUpOf(next) !== setUpOf(this.#current)
     if (isNew) await this.#prepare()
     this.#current = next
     if (isNew) for (const listener of this.#listeners) listener(next)
   }
 }
 
-function namesOf({ streams, providers }: Catalog): string {
-  return [...streams.keys(), '', ...providers.keys()].join(' ')
+/** What queues, loops and transports are made from; pauses and breakers come and go without that. */
+function setUpOf({ streams, providers }: Catalog): string {
+  const transports = [...providers.values()].map(settingsOf)
+  return JSON.stringify([[...streams.keys()], transports])
+}
+
+/** What a provider's transport is made from. */
+export function settingsOf({ name, transport, credentialsEnv, baseUrl, options }: Provider) {
+  return { name, transport, credentialsEnv, baseUrl, options }
 }

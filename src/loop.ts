@@ -10,8 +10,8 @@ export type LoopOptions = {
   readonly log: Log
   /** How long an idle loop waits for its doorbell before it looks again by itself. */
   readonly idleMs: number
-  /** One round of work. True: there may be more at once; false: wait for the bell. */
-  readonly round: () => Promise<boolean>
+  /** One round of work. True: there may be more at once; false: wait for the bell; a number: or so many ms. */
+  readonly round: () => Promise<boolean | number>
 }
 
 /**
@@ -46,7 +46,8 @@ export class Loop {
         const more = await this.#options.round()
         if (this.#failures > 0) this.#options.log.info({ loop: this.#options.name }, 'loop works again')
         this.#failures = 0
-        if (!more && !this.#stopping) await this.bell.wait(this.#options.idleMs)
+        if (more !== true && !this.#stopping)
+          await this.bell.wait(more === false ? this.#options.idleMs : more)
       } catch (error) {
         await this.#pauseAfter(error)
       }

@@ -12,7 +12,7 @@ export async function seedDefaultProvider(db: Database, config: Config): Promise
   const providers = await db.selectFrom('mail.provider').select(['name', 'transport']).execute()
   const existing = providers.find((provider) => provider.name === DEFAULT_PROVIDER)
   if (config.smtpUrl !== undefined) {
-    const row = { transport: 'smtp', credentials_env: 'SMTP_URL' }
+    const row = { transport: 'smtp', credentials_env: 'SMTP_URL', base_url: null, options: '{}' }
     await db
       .insertInto('mail.provider')
       .values({ name: DEFAULT_PROVIDER, ...row })

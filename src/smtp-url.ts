@@ -1,3 +1,21 @@
+/**
+ * Upper limits. Once it has its turn, a send ends within `connectMs + 2 * greetingMs + 2 * socketMs`, and within another
+ * `2 * socketMs` when it first tried a connection that turned out to be lost.
+ */
+export type SmtpTimeouts = {
+  /** From the DNS lookup to the end of STARTTLS. */
+  readonly connectMs: number
+  /** For the greeting and for a STARTTLS handshake, within `connectMs`; then for EHLO, and again for authentication. */
+  readonly greetingMs: number
+  /** Silence of the server while a reply is due. The dialogue of one message may take twice as long in all. */
+  readonly socketMs: number
+}
+
+const DEFAULT_TIMEOUTS: SmtpTimeouts = { connectMs: 10_000, greetingMs: 10_000, socketMs: 60_000 }
+/** RFC 5321 section 4.5.3.2.6 lets a server think for ten minutes after the final dot. */
+const MAX_TIMEOUT_S = 600
+const PARAMETERS = ['tls', 'tls_verify', 'connect_timeout_s', 'greeting_timeout_s', 'socket_timeout_s']
+
 /** A relay, as `parseSmtpUrl` reads it. */
 export type SmtpTarget = {
   readonly host: string
@@ -5,6 +23,7 @@ export type SmtpTarget = {
   readonly secure: boolean
   readonly tls: 'opportunistic' | 'required' | 'none'
   readonly verify: boolean
+  readonly timeouts: SmtpTimeouts
   readonly auth?: { readonly user: string; readonly pass: string }
 }
 
@@ -15,6 +34,9 @@ export type SmtpTarget = {
  * - `tls=opportunistic` (the default) uses STARTTLS where it is offered, and never sends a password without it;
  *   `tls=required` sends nothing without it; `tls=none` never uses it, and sends even the password in the clear.
  * - `tls_verify=false` accepts any certificate.
+ * - `connect_timeout_s` (10), `greeting_timeout_s` (10) and `socket_timeout_s` (60) are seconds above 0, up to 600. With
+ *   shorter ones a relay that hangs gives its slots back sooner; but when the answer to the whole message comes later
+ *   than `socket_timeout_s`, nobody knows whether it was taken, and the stream's `on_unknown` may send it twice.
  *
  * @throws Error that says what is wrong, without the password
  */
@@ -37,8 +59,7 @@ export function parseSmtpUrl(text: string): SmtpTarget {
     throw new Error('The SMTP URL parameter `tls_verify` must be true or false')
   }
   for (const name of url.searchParams.keys()) {
-    if (name !== 'tls' && name !== 'tls_verify')
-      throw new Error(`The SMTP URL parameter \`${name}\` is not known`)
+    if (!PARAMETERS.includes(name)) throw new Error(`The SMTP URL parameter \`${name}\` is not known`)
   }
   const auth =
     url.username === '' ? {} : { auth: { user: decoded(url.username), pass: decoded(url.password) } }
@@ -49,8 +70,25 @@ export function parseSmtpUrl(text: string): SmtpTarget {
     secure,
     tls,
     verify: verify === 'true',
+    timeouts: {
+      connectMs: readTimeoutMs(url, 'connect_timeout_s', DEFAULT_TIMEOUTS.connectMs),
+      greetingMs: readTimeoutMs(url, 'greeting_timeout_s', DEFAULT_TIMEOUTS.greetingMs),
+      socketMs: readTimeoutMs(url, 'socket_timeout_s', DEFAULT_TIMEOUTS.socketMs),
+    },
     ...auth,
   }
+}
+
+function readTimeoutMs(url: URL, name: string, defaultMs: number): number {
+  const text = url.searchParams.get(name)
+  if (text === null) return defaultMs
+  const ms = /^\d{1,3}(?:\.\d{1,3})?$/.test(text) ? Math.round(Number(text) * 1_000) : 0
+  if (ms === 0 || ms > MAX_TIMEOUT_S * 1_000) {
+    throw new Error(
+      `The SMTP URL parameter \`${name}\` must be seconds above 0, at most ${MAX_TIMEOUT_S}, such as 30 or 2.5`,
+    )
+  }
+  return ms
 }
 
 function decoded(part: string): string {

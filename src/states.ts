@@ -36,6 +36,8 @@ export const EVENT_TYPES = [
   'sent',
   'unknown',
   'recovered',
+  'retried',
+  'discarded',
   'dead',
 ] as const
 

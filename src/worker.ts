@@ -1,13 +1,17 @@
-import type { Catalog, Provider } from './catalog.ts'
+import { type Catalog, type Provider, settingsOf } from './catalog.ts'
 import { WorkerSession } from './db/session.ts'
 import { Dispatcher } from './dispatch/dispatcher.ts'
+import { Health } from './dispatch/health.ts'
+import { openTransport } from './dispatch/open-transport.ts'
 import { Settler } from './dispatch/settler.ts'
-import { createSmtpTransport } from './dispatch/smtp.ts'
 import type { Transport } from './dispatch/transport.ts'
 import { type InboxSink, startInboxSink } from './inbox/sink.ts'
-import type { Loop } from './loop.ts'
+import { Loop } from './loop.ts'
 import { createProcessingLoops } from './processing/worker.ts'
 import type { Core } from './service.ts'
+
+/** Half of the second within which a pause, a breaker and new settings are to be noticed. */
+const LOOK_EACH_MS = 500
 
 /**
  * The role `worker`: processing and dispatch of every stream, under one registered number. Streams and
@@ -19,8 +23,13 @@ export class Worker {
   readonly #settler: Settler
   readonly #processing = new Map<string, Loop[]>()
   readonly #dispatchers = new Map<string, Dispatcher>()
-  readonly #transports = new Map<string, Transport>()
+  readonly #health: Health
+  /** By provider: what it was opened with, and the transport unless it could not be opened. */
+  readonly #transports = new Map<string, { settings: string; transport: Transport | undefined }>()
   readonly #inbox: InboxSink | undefined
+  readonly #watch: Loop
+  /** Who may send, as of the latest look. */
+  #admitted = ''
   #stopping = false
 
   private constructor(core: Core, session: WorkerSession, inbox: InboxSink | undefined) {
@@ -28,6 +37,17 @@ export class Worker {
     this.#session = session
     this.#inbox = inbox
     this.#settler = new Settler(core.db, core.boss, core.log)
+    this.#health = new Health(core.db, core.log, () => this.number)
+    this.#watch = new Loop({
+      name: 'catalog',
+      log: core.log,
+      idleMs: LOOK_EACH_MS,
+      round: async () => {
+        await core.catalog.refresh()
+        this.#wakeDispatchers(core.catalog.current)
+        return false
+      },
+    })
   }
 
   static async start(core: Core): Promise<Worker> {
@@ -44,6 +64,7 @@ export class Worker {
         : await startInboxSink({ db, log, keep: config.inboxKeep })
       const worker = new Worker(core, session, inbox)
       catalog.onChange((current) => worker.#open(current))
+      worker.#watch.start()
       return worker
     } catch (error) {
       await session.close(true)
@@ -58,12 +79,14 @@ export class Worker {
   /** Claims no more, finishes what is in flight until `limit`, settles it, and leaves the register. */
   async stop(limit: AbortSignal): Promise<void> {
     this.#stopping = true
+    await this.#watch.stop()
     const [sent] = await Promise.all([
       Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.stop(limit))),
       Promise.all([...this.#processing.values()].flat().map((loop) => loop.stop())),
     ])
     const isWritten = await this.#settler.finish(limit)
-    await Promise.all([...this.#transports.values()].map((transport) => transport.close()))
+    await this.#health.finish()
+    await Promise.all([...this.#transports.values()].map(({ transport }) => transport?.close()))
     await this.#inbox?.stop()
     await this.#session.close(isWritten && sent.every((isCertain) => isCertain))
   }
@@ -74,11 +97,40 @@ export class Worker {
       if (!this.#processing.has(stream)) this.#openProcessing(stream)
     }
     for (const provider of providers.values()) {
-      const transport = this.#transports.get(provider.name) ?? this.#openTransport(provider)
-      if (transport === undefined) continue
-      this.#transports.set(provider.name, transport)
-      for (const stream of streams.keys()) this.#openDispatcher(provider.name, stream, transport)
+      this.#refreshTransport(provider)
+      for (const stream of streams.keys()) this.#openDispatcher(provider.name, stream)
     }
+    for (const [name, { transport }] of this.#transports) {
+      if (providers.has(name)) continue
+      this.#transports.delete(name)
+      this.#retire(name, transport)
+    }
+  }
+
+  /** Opens a provider's transport, again when its settings changed; sends under way finish on the old one. */
+  #refreshTransport(provider: Provider): void {
+    const settings = JSON.stringify(settingsOf(provider))
+    const open = this.#transports.get(provider.name)
+    if (open?.settings === settings) return
+    this.#transports.set(provider.name, { settings, transport: this.#openTransport(provider) })
+    if (open !== undefined) this.#retire(provider.name, open.transport)
+  }
+
+  #retire(provider: string, transport: Transport | undefined): void {
+    transport?.close().catch((error: unknown) => {
+      this.#core.log.warn({ provider, error }, 'closing a replaced transport failed')
+    })
+  }
+
+  /** When somebody may not send any more, or may again, another one of the route has work to do or to leave. */
+  #wakeDispatchers({ streams, providers }: Catalog): void {
+    const admitted = JSON.stringify([
+      [...providers.values()].filter(({ isHeld }) => !isHeld).map(({ name }) => name),
+      [...streams.values()].map(({ name, isPaused, route, slots }) => [name, isPaused, route, slots]),
+    ])
+    if (admitted === this.#admitted) return
+    this.#admitted = admitted
+    for (const { loop } of this.#dispatchers.values()) loop.bell.ring()
   }
 
   #openProcessing(stream: string): void {
@@ -87,14 +139,20 @@ export class Worker {
     for (const loop of loops) loop.start()
   }
 
-  #openDispatcher(provider: string, stream: string, transport: Transport): void {
+  #openDispatcher(provider: string, stream: string): void {
     const key = `${provider}.${stream}`
     if (this.#dispatchers.has(key)) return
     const dispatcher = new Dispatcher(
-      { ...this.#core, settler: this.#settler, worker: () => this.number, random: Math.random },
+      {
+        ...this.#core,
+        settler: this.#settler,
+        health: this.#health,
+        worker: () => this.number,
+        random: Math.random,
+      },
       provider,
       stream,
-      transport,
+      (name) => this.#transports.get(name)?.transport,
     )
     this.#dispatchers.set(key, dispatcher)
     dispatcher.loop.start()
@@ -102,29 +160,38 @@ export class Worker {
 
   /** Undefined when it cannot be opened: its mail waits, and the log says what is missing. */
   #openTransport(provider: Provider): Transport | undefined {
-    const { config, log, catalog } = this.#core
-    const url =
-      provider.transport === 'inbox' ? this.#inbox?.url : config.environment[provider.credentialsEnv ?? '']
-    if (url === undefined || url === '') {
+    const { config, log } = this.#core
+    const { name, transport, credentialsEnv, baseUrl, options } = provider
+    const isInbox = transport === 'inbox'
+    const credentials = isInbox ? this.#inbox?.url : config.environment[credentialsEnv ?? '']
+    if (credentials === undefined || credentials === '') {
       log.error(
-        { provider: provider.name, variable: provider.credentialsEnv },
-        provider.transport === 'inbox'
+        { provider: name, variable: credentialsEnv },
+        isInbox
           ? 'the local inbox is refused in production; mail for this provider waits'
           : 'the variable with this provider’s credentials is not set; mail for it waits',
       )
       return undefined
     }
-    // Enough for every stream's slots as they are now: one whose sends hang leaves the others theirs.
-    const maxConnections = () =>
-      [...catalog.current.streams.values()].reduce((sum, stream) => sum + stream.slots, 0)
     try {
-      return createSmtpTransport({ url, maxConnections })
+      return openTransport({
+        transport: isInbox ? 'smtp' : transport,
+        credentials,
+        options,
+        ...(baseUrl === null ? {} : { baseUrl }),
+        maxConnections: () => this.#slots(),
+      })
     } catch (error) {
       log.error(
-        { provider: provider.name, variable: provider.credentialsEnv, error },
-        'the variable with this provider’s credentials cannot be read; mail for it waits',
+        { provider: name, variable: credentialsEnv, error },
+        'this provider cannot be opened; mail for it waits',
       )
       return undefined
     }
+  }
+
+  /** Enough connections for every stream's slots as they are now: one whose sends hang leaves the others theirs. */
+  #slots(): number {
+    return [...this.#core.catalog.current.streams.values()].reduce((sum, stream) => sum + stream.slots, 0)
   }
 }

@@ -6,21 +6,38 @@ import { text } from 'node:stream/consumers'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'pg'
-import { createTestDatabase } from './support/database.ts'
+import { createTestDatabase, type TestDatabase } from './support/database.ts'
 import { eventually } from './support/eventually.ts'
 import { startTestService, TEST_KEY } from './support/service.ts'
 
 const ROOT = new URL('../', import.meta.url)
 const CURL = fileURLToPath(new URL('support/curl.ts', import.meta.url))
 
-/** The documents with commands, and the dead letters that their examples mean to make. */
+/** The documents with commands, and the dead letters that their examples mean to leave. */
 const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'README.md': [],
   'docs/rest.md': [],
   'docs/sql.md': ['invalid_message'],
   'docs/operating.md': [],
+  'docs/dead-letters.md': [],
+  'docs/providers.md': [],
   'docs/performance.md': [],
   'docs/production.md': [],
+}
+
+/** What the session of a document promises to have done, as one value. */
+const PROMISES: Readonly<Record<string, { readonly query: string; readonly value: number }>> = {
+  'docs/dead-letters.md': {
+    query: `select count(*)::integer as value from mail.message
+      where template = 'welcome' and template_version = 2 and status = 'sent'`,
+    value: 500,
+  },
+  'docs/providers.md': {
+    query: `select count(*)::integer as value from mail.message
+      where stream = 'drill' and provider = 'default' and status = 'sent'
+        and exists (select from mail.provider_event where provider = 'drill' and type = 'breaker_opened')`,
+    value: 30,
+  },
 }
 
 /** Roles belong to the whole server: what the documents make is taken away before and after. */
@@ -29,10 +46,11 @@ const ROLES = ['shop_app', 'sluice_app']
 for (const [file, deadLetters] of Object.entries(DOCUMENTS)) {
   test(`every command and query of ${file} works as printed`, async (t) => {
     const database = await createTestDatabase(t)
-    const service = await startTestService(database)
+    const service = await startTestService(database, { DRILL_TOKEN: 'drill' })
     const client = await connect(database)
     let emailId = ''
     for (const { language, code } of blocksOf(await readFile(new URL(file, ROOT), 'utf8'))) {
+      if (language !== 'console') await untilAtRest(database)
       if (language === 'sql') await client.query(code)
       if (language === 'sh') {
         const printed = await runShell(code, service.url ?? '', emailId)
@@ -41,7 +59,7 @@ for (const [file, deadLetters] of Object.entries(DOCUMENTS)) {
     }
     await eventually('every message of the document reaches its end', async () => {
       const waiting = await database.query(
-        `select from mail.message where status not in ('sent', 'dead')
+        `select from mail.message where status not in ('sent', 'dead', 'canceled')
          union all select from mail.outbox union all select from mail.intake`,
       )
       return waiting.length === 0
@@ -51,10 +69,47 @@ for (const [file, deadLetters] of Object.entries(DOCUMENTS)) {
       dead.map((row) => row.code),
       deadLetters,
     )
+    const promise = PROMISES[file]
+    if (promise !== undefined) {
+      assert.deepEqual(await database.query(promise.query), [{ value: promise.value }])
+    }
   })
 }
 
-async function connect(database: Awaited<ReturnType<typeof createTestDatabase>>): Promise<Client> {
+/**
+ * Between the blocks a person reads: new rows are known by then, and mail has come to rest, sent or held.
+ * Seen three times in a row, since the catalog is told of its new queues a moment after they are there.
+ */
+async function untilAtRest(database: TestDatabase): Promise<void> {
+  let atRest = 0
+  await eventually(
+    'mail comes to rest',
+    async () => {
+      const moving = await database.query(
+        `select from mail.outbox
+       union all select from mail.intake
+       union all
+       select from mail.stream s
+       where not exists (select from pgboss.queue q where q.name = 'process.' || s.name)
+         or exists (
+           select from mail.provider p
+           where not exists (select from pgboss.queue q where q.name = format('dispatch.%s.%s', p.name, s.name))
+         )
+       union all
+       select from mail.message m join mail.stream s on s.name = m.stream
+       where m.status in ('accepted', 'sending')
+         or m.status in ('queued', 'deferred') and s.paused_at is null and exists (
+           select from unnest(s.route) as r (name) cross join lateral mail.provider_hold(r.name) h where h.until is null
+         )`,
+      )
+      atRest = moving.length === 0 ? atRest + 1 : 0
+      return atRest >= 3
+    },
+    60_000,
+  )
+}
+
+async function connect(database: TestDatabase): Promise<Client> {
   const client = new Client({ connectionString: database.url })
   await client.connect()
   const dropRoles = async () => {

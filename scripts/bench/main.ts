@@ -5,11 +5,12 @@ import { accept } from './accept.ts'
 import { endToEnd } from './end-to-end.ts'
 import { idle } from './idle.ts'
 import { describeMachine, loadOfOthers, type Machine, machineText } from './machine.ts'
+import { pacing } from './pacing.ts'
 import { type BenchOptions, type Findings, isMet } from './report.ts'
 import { openRig } from './rig.ts'
 import { readable, table } from './statistics.ts'
 
-const BENCHMARKS = { 'end-to-end': endToEnd, idle, accept } as const
+const BENCHMARKS = { 'end-to-end': endToEnd, idle, accept, pacing } as const
 type Name = keyof typeof BENCHMARKS
 
 const HELP = `Usage: npm run bench -- [names] [options]
@@ -19,16 +20,17 @@ Measures Sluice on this machine, over a Postgres of its own in a temporary direc
   end-to-end      orders from SQL insert to the sink, against a bare render-and-send loop
   idle            one mail at a time, from the request to acceptance by the sink
   accept          mails accepted a second over REST, durable and buffered
+  pacing          one to four worker processes on one token bucket, against its quota
 
   --messages N    messages of one run of end-to-end [10000]
   --runs N        rounds of end-to-end [3]
-  --seconds N     length of each case of accept [5]
+  --seconds N     length of each case of accept, and of pacing when it is above 20 [5]
   --json FILE     write the figures there as well
   --profile DIR   write CPU profiles of the service there (it is slower then)
   --help          show this text
 
 docs/performance.md says what each figure means. The exit code is 0 whatever the figures are, and 1 when
-a message was lost.`
+a message was lost or a provider's quota exceeded.`
 
 const EXIT_USAGE = 64
 
@@ -78,7 +80,9 @@ async function run(names: readonly Name[], options: BenchOptions, json: string |
   if (json !== undefined) writeFileSync(json, `${JSON.stringify(jsonOf(machine, all), null, 2)}\n`)
   const lost = all.reduce((sum, findings) => sum + findings.lost, 0)
   if (lost > 0) console.error(`${lost} messages were lost`)
-  return lost > 0 ? 1 : 0
+  const broken = all.flatMap((findings) => findings.broken ?? [])
+  for (const sentence of broken) console.error(sentence)
+  return lost > 0 || broken.length > 0 ? 1 : 0
 }
 
 function targetsText(all: readonly Findings[]): string {

@@ -8,6 +8,8 @@ export type Findings = {
   readonly targets: readonly Target[]
   /** Messages that were acknowledged and never arrived. Anything but 0 is a broken promise. */
   readonly lost: number
+  /** Other promises that were broken, a sentence each. */
+  readonly broken?: readonly string[]
 }
 
 export type Target = {

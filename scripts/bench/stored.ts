@@ -46,3 +46,16 @@ export async function untilMoved(client: Client, seq: string): Promise<number> {
     await delay(LOOK_MS)
   }
 }
+
+/** Looks until `count` messages after `seq` wait for their provider. */
+export async function untilQueued(client: Client, seq: string, count: number): Promise<void> {
+  for (;;) {
+    const { rows } = await client.query<{ queued: number }>(
+      // A few may have gone before the workers noticed the pause.
+      "select count(*)::integer as queued from mail.message where seq > $1 and status <> 'accepted'",
+      [seq],
+    )
+    if ((rows[0]?.queued ?? 0) >= count) return
+    await delay(LOOK_MS)
+  }
+}

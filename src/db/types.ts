@@ -26,6 +26,46 @@ export interface MailApiKey {
   scope: Generated<string>
 }
 
+export interface MailBucket {
+  /**
+   * How many tokens may gather while nothing is sent. Unset: half of what utilization leaves of the quota, at least one; the other half allows for sends that are a little late.
+   */
+  burst: number | null
+  /**
+   * What a token is: a message, or a request that may carry a batch of them.
+   */
+  counts: Generated<string>
+  name: string
+  provider: string
+  quota: number
+  refilled_at: Timestamp | null
+  /**
+   * Tokens only urgent streams (priority 0 to 3) may take. Unset: a tenth of the burst when that is ten or more.
+   */
+  reserve: number | null
+  /**
+   * As of refilled_at; refilled when somebody asks. Unset: not used yet.
+   */
+  tokens: number | null
+  /**
+   * Until then others wait, because an urgent stream found too few tokens.
+   */
+  urgent_until: Timestamp | null
+  utilization: Generated<number>
+  window_s: Generated<number>
+}
+
+export interface MailBucketLevel {
+  as_of: Timestamp | null
+  available: number | null
+  capacity: number | null
+  counts: string | null
+  kept_for_urgent: number | null
+  name: string | null
+  provider: string | null
+  rate_per_s: number | null
+}
+
 export interface MailClaim {
   claimed_at: Generated<Timestamp>
   job_id: string
@@ -63,6 +103,21 @@ export interface MailDlq {
   source: string | null
   stage: string | null
   stream: string | null
+  template: string | null
+  template_version: number | null
+}
+
+export interface MailDlqSummary {
+  code: string | null
+  first_seen: Timestamp | null
+  last_seen: Timestamp | null
+  messages: Int8 | null
+  recipient_domain: string | null
+  recipient_domains: string | null
+  sample_id: string | null
+  sample_reason: string | null
+  source: string | null
+  stage: string | null
   template: string | null
   template_version: number | null
 }
@@ -190,6 +245,10 @@ export interface MailMessage {
   claimed_at: Timestamp | null
   id: string
   /**
+   * Some recipients have it or were refused for good; the events say which, and they are not tried again.
+   */
+  is_partly_settled: Generated<boolean>
+  /**
    * Code of the latest failure; the reply itself is in mail.event.
    */
   last_error: string | null
@@ -268,13 +327,98 @@ export interface MailOutbox {
 }
 
 export interface MailProvider {
+  /**
+   * Another address of an HTTP provider: another region, a stand-in in tests.
+   */
+  base_url: string | null
+  breaker_cooldown_cap_s: Generated<number>
+  /**
+   * How long it stays open at first; doubles with each failed return, up to the cap.
+   */
+  breaker_cooldown_s: Generated<number>
+  /**
+   * Faults in a row at which it opens whatever the volume.
+   */
+  breaker_run: Generated<number>
+  /**
+   * Share of the provider's faults over 60 s at which the breaker opens.
+   */
+  breaker_share: Generated<number>
+  /**
+   * Requests in those 60 s below which the share means nothing.
+   */
+  breaker_volume: Generated<number>
   created_at: Generated<Timestamp>
   /**
    * Name of the environment variable that holds the credentials; they are never stored here.
    */
   credentials_env: string | null
   name: string
+  /**
+   * ses: region, configuration_set; mailgun: domain, region (us, eu); postmark: message_stream.
+   */
+  options: Generated<unknown>
+  paused_at: Timestamp | null
+  paused_by: string | null
+  /**
+   * When the provider itself says that fewer requests than this remain, they are left to urgent streams.
+   */
+  reserve: Generated<number>
   transport: string
+}
+
+export interface MailProviderEvent {
+  at: Generated<Timestamp>
+  id: Generated<Int8>
+  provider: string
+  reason: string
+  type: string
+}
+
+export interface MailProviderState {
+  blocked_reason: string | null
+  /**
+   * The provider said: nothing before that (429, Retry-After, SMTP 4.7.x).
+   */
+  blocked_until: Timestamp | null
+  blocks_in_row: Generated<number>
+  breaker: Generated<string>
+  breaker_reason: string | null
+  /**
+   * Open: when a few probes may go. Half-open: when probes that never reported are given up.
+   */
+  breaker_until: Timestamp | null
+  cooldown_s: number | null
+  faults_in_row: Generated<number>
+  probes_ok: Generated<number>
+  probes_out: Generated<number>
+  provider: string
+  /**
+   * What the provider said remains of its own limit, until remaining_until.
+   */
+  remaining: number | null
+  remaining_until: Timestamp | null
+}
+
+export interface MailProviderStatus {
+  breaker: string | null
+  faults_60s: Int8 | null
+  in_flight: Numeric | null
+  provider: string | null
+  remaining: number | null
+  requests_60s: Int8 | null
+  status: string | null
+  tokens: string | null
+  transport: string | null
+  until: Timestamp | null
+}
+
+export interface MailProviderWindow {
+  faults: number
+  provider: string
+  requests: number
+  second: Int8
+  worker: number
 }
 
 export interface MailQueue {
@@ -298,11 +442,20 @@ export interface MailStream {
   backoff_cap_s: Generated<number>
   backoff_factor: Generated<number>
   created_at: Generated<Timestamp>
+  /**
+   * A message that is still deferred at this age becomes a dead letter, whatever its attempts.
+   */
+  max_age_s: Generated<number>
   name: string
   /**
    * When nobody can know whether a provider took a message: retry sends again (at least once), hold waits for a person or a webhook.
    */
   on_unknown: Generated<string>
+  /**
+   * Set by mail.pause: its mail is accepted and processed, and waits.
+   */
+  paused_at: Timestamp | null
+  paused_by: string | null
   /**
    * 0 goes first, 9 last; a message may name its own.
    */
@@ -372,9 +525,12 @@ export interface MailWorker {
 
 export interface DB {
   'mail.api_key': MailApiKey
+  'mail.bucket': MailBucket
+  'mail.bucket_level': MailBucketLevel
   'mail.claim': MailClaim
   'mail.dead_letter': MailDeadLetter
   'mail.dlq': MailDlq
+  'mail.dlq_summary': MailDlqSummary
   'mail.event': MailEvent
   'mail.idempotency': MailIdempotency
   'mail.inbox': MailInbox
@@ -388,6 +544,10 @@ export interface DB {
   'mail.migration': MailMigration
   'mail.outbox': MailOutbox
   'mail.provider': MailProvider
+  'mail.provider_event': MailProviderEvent
+  'mail.provider_state': MailProviderState
+  'mail.provider_status': MailProviderStatus
+  'mail.provider_window': MailProviderWindow
   'mail.queue': MailQueue
   'mail.stream': MailStream
   'mail.suppression': MailSuppression

@@ -1,5 +1,6 @@
 import type { NodemailerError } from 'nodemailer/lib/errors'
-import type { RefusedRecipient, SendOutcome, ServerReply, Verdict } from './transport.ts'
+import { namedDelayMs, type ReplyTopic, speaksOf } from './reply-words.ts'
+import type { ProviderRate, RefusedRecipient, SendOutcome, ServerReply, Verdict } from './transport.ts'
 
 /**
  * How far the dialogue had come. `content` begins when the message is written, so from then on a fault without an
@@ -22,6 +23,8 @@ export type SmtpFault = {
   readonly phase: SmtpPhase
   readonly smtpCode?: number | undefined
   readonly enhancedCode?: string | undefined
+  /** The server's words, which decide only where its codes leave it open. */
+  readonly reply?: string | undefined
   /** The SMTP client's code, such as `ETIMEDOUT` or `EDNS`. */
   readonly clientCode?: string | undefined
   /** The operating system's or OpenSSL's code behind it, such as `ECONNREFUSED`. */
@@ -31,19 +34,56 @@ export type SmtpFault = {
 type Rule = {
   readonly phases?: readonly SmtpPhase[]
   readonly codes?: readonly number[]
-  /** First digit of the reply: 4 is "not now", 5 is "never" (RFC 5321 section 4.2.1). */
-  readonly severity?: 4 | 5
   /** Subject and detail of the enhanced code, or the subject alone (RFC 3463 section 3). */
   readonly details?: readonly string[]
+  readonly topics?: readonly ReplyTopic[]
   readonly verdict: Verdict
 }
 
-/** The first rule that matches a negative reply decides. RFC 5321 section 4.3.2 lists the codes by command. */
-const REPLY_RULES: readonly Rule[] = [
+/** Phases in which a reply speaks of this message, its sender or a recipient. */
+const ENVELOPE: readonly SmtpPhase[] = ['mail', 'rcpt', 'data']
+const TRANSACTION: readonly SmtpPhase[] = [...ENVELOPE, 'content']
+
+/** "Not now": what is about one mailbox or this message costs an attempt, what is about all we send costs none. */
+const TEMPORARY_RULES: readonly Rule[] = [
+  // Grey-listing is about one sender and recipient, so it must not hold up the others, and it ends by itself. It costs an
+  // attempt, because nothing else bounds a relay that says so for ever; the retry waits at least as long as it names.
+  { phases: TRANSACTION, topics: ['greylisting'], verdict: { kind: 'deferred', code: 'smtp_deferred' } },
+  // A full mailbox may be emptied. X.2.Z is the state of one mailbox, also when that is said to get too much mail.
+  { codes: [450, 451, 452], details: ['2.2'], verdict: { kind: 'deferred', code: 'mailbox_full' } },
+  {
+    codes: [450, 451, 452],
+    phases: TRANSACTION,
+    details: ['2'],
+    verdict: { kind: 'deferred', code: 'smtp_deferred' },
+  },
+  // A server that ends a session after so many messages takes the next one in a new session at once.
+  {
+    codes: [421],
+    phases: ENVELOPE,
+    topics: ['session_limit'],
+    verdict: { kind: 'unreachable', code: 'service_unavailable' },
+  },
+  // Gmail's (4.7.28) and Outlook's (4.7.500, 4.7.650) codes for too much mail from us.
+  { details: ['7.28', '7.500', '7.650'], verdict: { kind: 'unreachable', code: 'throttled' } },
+  { topics: ['throttling'], verdict: { kind: 'unreachable', code: 'throttled' } },
+  // A policy judges this sender or our host: waiting for ever would hide it, so it costs an attempt.
+  {
+    codes: [450, 451],
+    phases: TRANSACTION,
+    topics: ['policy', 'sender'],
+    verdict: { kind: 'deferred', code: 'smtp_deferred' },
+  },
+  // Security and policy status (RFC 3463 section 3.8) is how most servers slow a sender down. Not after the content: one
+  // message that a scanner never passes would hold up all the others.
+  { phases: ENVELOPE, details: ['7'], verdict: { kind: 'unreachable', code: 'throttled' } },
   // RFC 5321 section 3.8: 421 closes the session. After the content it counts as an attempt, because one message that
   // always makes the server give up must not be tried for ever.
   { codes: [421], phases: ['content'], verdict: { kind: 'deferred', code: 'service_unavailable' } },
   { codes: [421], verdict: { kind: 'unreachable', code: 'service_unavailable' } },
+]
+
+const SETTINGS_RULES: readonly Rule[] = [
   { phases: ['tls'], verdict: { kind: 'unreachable', code: 'tls_failed' } },
   { phases: ['auth'], verdict: { kind: 'unreachable', code: 'auth_failed' } },
   // RFC 7504 and RFC 5321 section 3.1: a greeting of 521 or 554 means that no mail is taken here.
@@ -55,29 +95,61 @@ const REPLY_RULES: readonly Rule[] = [
   // Bad sequence of commands: the session went wrong, the message was not judged.
   { codes: [503], verdict: { kind: 'deferred', code: 'session_fault' } },
   { details: ['5.3'], verdict: { kind: 'deferred', code: 'too_many_recipients' } },
-  // A full mailbox may be emptied, whichever of 4.2.2 and 5.2.2 the server chose.
+  { topics: ['recipients'], verdict: { kind: 'deferred', code: 'too_many_recipients' } },
   { details: ['2.2'], verdict: { kind: 'deferred', code: 'mailbox_full' } },
-  { severity: 5, details: ['2.3', '3.4'], verdict: { kind: 'refused', code: 'message_too_large' } },
-  // RFC 5321 section 4.5.3.1.10: old servers say 552 to a recipient too many, and it is to be read as temporary.
-  { codes: [552], phases: ['rcpt'], verdict: { kind: 'deferred', code: 'too_many_recipients' } },
-  { codes: [552], verdict: { kind: 'refused', code: 'message_too_large' } },
+]
+
+/**
+ * "Never", and `bad_recipient` only when it is certain, because it may keep mail from an address for good. A 5yz that
+ * complains about our rate is final too: to pause a provider at a word in a refusal of one message would let that message
+ * hold up all the others. It can be retried as a dead letter.
+ */
+const FINAL_RULES: readonly Rule[] = [
+  { details: ['2.3', '3.4'], verdict: { kind: 'refused', code: 'message_too_large' } },
   // RFC 3463 section 3.2, and 5.1.10 from RFC 7505: no such mailbox or domain, or it takes no mail.
   {
-    severity: 5,
     details: ['1.1', '1.2', '1.3', '1.6', '1.10'],
     verdict: { kind: 'refused', code: 'bad_recipient' },
   },
-  { severity: 5, details: ['1.7', '1.8'], verdict: { kind: 'refused', code: 'sender_refused' } },
-  { severity: 5, details: ['6'], verdict: { kind: 'refused', code: 'content_refused' } },
+  { details: ['1.7', '1.8'], verdict: { kind: 'refused', code: 'sender_refused' } },
+  { details: ['6'], verdict: { kind: 'refused', code: 'content_refused' } },
   // Policy is about us, our address or our content: it must never suppress the recipient.
-  { severity: 5, details: ['7'], verdict: { kind: 'refused', code: 'policy_refused' } },
+  { details: ['7'], verdict: { kind: 'refused', code: 'policy_refused' } },
+  { codes: [552], topics: ['mailbox_full'], verdict: { kind: 'deferred', code: 'mailbox_full' } },
+  // RFC 5321 section 4.5.3.1.10: old servers say 552 to a recipient too many, and it is to be read as temporary.
+  { codes: [552], phases: ['rcpt'], verdict: { kind: 'deferred', code: 'too_many_recipients' } },
+  { codes: [552], verdict: { kind: 'refused', code: 'message_too_large' } },
+  {
+    phases: TRANSACTION,
+    topics: ['greylisting', 'throttling'],
+    verdict: { kind: 'refused', code: 'policy_refused' },
+  },
+  {
+    phases: ['rcpt', 'content'],
+    topics: ['mailbox_full'],
+    verdict: { kind: 'deferred', code: 'mailbox_full' },
+  },
+  // Servers put off what they have against the sender until a recipient is named.
+  { phases: ['mail', 'rcpt'], topics: ['sender'], verdict: { kind: 'refused', code: 'sender_refused' } },
+  { phases: ENVELOPE, topics: ['policy'], verdict: { kind: 'refused', code: 'policy_refused' } },
+  // Mail system, routing, protocol (RFC 3463 sections 3.4 to 3.6): none of them is the address.
+  { phases: ['rcpt'], details: ['3', '4', '5'], verdict: { kind: 'refused', code: 'smtp_refused' } },
   { codes: [501, 550, 551, 553, 556], phases: ['rcpt'], verdict: { kind: 'refused', code: 'bad_recipient' } },
-  { severity: 5, phases: ['mail'], verdict: { kind: 'refused', code: 'sender_refused' } },
-  { severity: 5, phases: ['content'], verdict: { kind: 'refused', code: 'content_refused' } },
-  { severity: 5, verdict: { kind: 'refused', code: 'smtp_refused' } },
-  { codes: [452], verdict: { kind: 'deferred', code: 'server_out_of_space' } },
-  { severity: 4, verdict: { kind: 'deferred', code: 'smtp_deferred' } },
+  { phases: ['mail'], verdict: { kind: 'refused', code: 'sender_refused' } },
+  { phases: ['content'], verdict: { kind: 'refused', code: 'content_refused' } },
+  { verdict: { kind: 'refused', code: 'smtp_refused' } },
 ]
+
+/** The first rule that matches a negative reply decides. RFC 5321 section 4.3.2 lists the codes by command. */
+const RULES: Readonly<Record<4 | 5, readonly Rule[]>> = {
+  4: [
+    ...TEMPORARY_RULES,
+    ...SETTINGS_RULES,
+    { codes: [452], verdict: { kind: 'deferred', code: 'server_out_of_space' } },
+    { verdict: { kind: 'deferred', code: 'smtp_deferred' } },
+  ],
+  5: [...SETTINGS_RULES, ...FINAL_RULES],
+}
 
 /** OpenSSL's and Node's names for a handshake or certificate that failed; system errors are `E` and capitals only. */
 const TLS_FAULT = /^(?:ERR_SSL_|ERR_TLS_|EPROTO$|UNABLE_TO_|HOSTNAME_MISMATCH$)|CERT|CRL|CHAIN/
@@ -86,10 +158,11 @@ const TLS_FAULT = /^(?:ERR_SSL_|ERR_TLS_|EPROTO$|UNABLE_TO_|HOSTNAME_MISMATCH$)|
 export function classify(fault: SmtpFault): Verdict {
   const severity = severityOf(fault.smtpCode)
   if (severity === undefined) return classifyWithoutReply(fault)
-  const rule = REPLY_RULES.find((candidate) => matches(candidate, fault, severity))
+  const rule = RULES[severity].find((candidate) => matches(candidate, fault, severity))
   return rule?.verdict ?? { kind: 'deferred', code: 'smtp_deferred' }
 }
 
+/** First digit of the reply: 4 is "not now", 5 is "never" (RFC 5321 section 4.2.1). */
 function severityOf(smtpCode: number | undefined): 4 | 5 | undefined {
   const digit = Math.floor((smtpCode ?? 0) / 100)
   return digit === 4 || digit === 5 ? digit : undefined
@@ -98,7 +171,7 @@ function severityOf(smtpCode: number | undefined): 4 | 5 | undefined {
 function matches(rule: Rule, fault: SmtpFault, severity: 4 | 5): boolean {
   if (rule.phases !== undefined && !rule.phases.includes(fault.phase)) return false
   if (rule.codes !== undefined && !rule.codes.includes(fault.smtpCode ?? 0)) return false
-  if (rule.severity !== undefined && rule.severity !== severity) return false
+  if (rule.topics !== undefined && !speaksOf(fault.reply ?? '', rule.topics)) return false
   return rule.details === undefined || matchesDetail(rule.details, fault.enhancedCode, severity)
 }
 
@@ -156,11 +229,36 @@ export function parseReply(text: string): ServerReply {
 }
 
 /** The outcome of a message whose dialogue failed in `phase` with an error of the SMTP client. */
-export function outcomeOf(phase: SmtpPhase, error: NodemailerError): SendOutcome {
+export function outcomeOf(phase: SmtpPhase, failure: NodemailerError): SendOutcome {
+  const error = decisiveRefusal(failure)
   const answer = parseReply(error.response ?? '')
   const verdict = classifyError(phase, error)
-  if (verdict.kind === 'refused' || verdict.kind === 'deferred') return { ...verdict, ...answer }
-  return { ...verdict, reason: answer.reply ?? parseReply(error.message).reply ?? verdict.code }
+  const rate = rateOf(verdict.code, answer)
+  if (verdict.kind === 'refused') return { ...verdict, ...answer }
+  if (verdict.kind === 'deferred') return { ...verdict, ...answer, ...rate }
+  return { ...verdict, reason: answer.reply ?? parseReply(error.message).reply ?? verdict.code, ...rate }
+}
+
+/**
+ * With every recipient refused: a refusal that is temporary, as trying again will tell the recipients apart; else one
+ * that is no bad recipient, so that the message is called that only when all of them are.
+ */
+function decisiveRefusal(error: NodemailerError): NodemailerError {
+  const refusals = error.rejectedErrors ?? []
+  return (
+    refusals.find((each) => classifyError('rcpt', each).kind !== 'refused') ??
+    refusals.find((each) => classifyError('rcpt', each).code !== 'bad_recipient') ??
+    error
+  )
+}
+
+/** Codes that speak of the provider; a delay named with any other is about this message alone. */
+const PROVIDER_CODES: readonly Verdict['code'][] = ['service_unavailable', 'server_out_of_space', 'throttled']
+
+/** The pause a provider asked for in its reply. */
+export function rateOf(code: Verdict['code'], { reply = '' }: ServerReply): { readonly rate?: ProviderRate } {
+  const pauseMs = PROVIDER_CODES.includes(code) ? namedDelayMs(reply) : undefined
+  return pauseMs === undefined ? {} : { rate: { pauseMs } }
 }
 
 /** What became of one recipient whose RCPT TO was refused. */
@@ -175,6 +273,6 @@ export function refusedRecipient(error: NodemailerError): RefusedRecipient {
 }
 
 function classifyError(phase: SmtpPhase, error: NodemailerError): Verdict {
-  const { smtpCode, enhancedCode } = parseReply(error.response ?? '')
-  return classify({ phase, smtpCode, enhancedCode, clientCode: error.code, systemCode: error.originalCode })
+  const answer = parseReply(error.response ?? '')
+  return classify({ phase, ...answer, clientCode: error.code, systemCode: error.originalCode })
 }

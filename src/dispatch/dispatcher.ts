@@ -7,19 +7,22 @@ import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import { dispatchQueue } from '../queue/queues.ts'
-import { retryDelayMs } from './backoff.ts'
-import { ComposeError, composeMail } from './compose.ts'
+import { type Health, isProviderFault } from './health.ts'
 import { envelopeOf, outgoingMail } from './outgoing.ts'
+import * as pacing from './pacing.ts'
 import * as queries from './queries.ts'
+import { servedQueues } from './serving.ts'
 import { type Attempt, settle, settleFault } from './settlement.ts'
 import type { Settler } from './settler.ts'
-import type { SendOutcome, Transport } from './transport.ts'
+import type { Outgoing, SendOutcome, Transport } from './transport.ts'
 
 /**
  * A dispatcher sends one stream's mail through one provider, with slots of its own.
  *
- * Takes in: jobs of `dispatch.<provider>.<stream>`, whose id is the message's. Leaves behind: the message
- * `sent`, `deferred` with a new job, `unknown`, or `dead`, and an event that says why.
+ * Takes in: jobs of `dispatch.<provider>.<stream>`, whose id is the message's, and those of a provider of
+ * the route that may not send now (see serving.ts). Tokens are taken for as many messages as there are free
+ * slots, then at most so many are claimed. Leaves behind: the message `sent`, `deferred` with a new job,
+ * `unknown`, or `dead`, and an event that says why.
  *
  * If the process dies
  * - before the claim commits: nothing happened;
@@ -36,8 +39,18 @@ const IDLE_MS = 1_000
 const GATHER_SLOTS_MS = 500
 /** With so many outcomes unwritten nothing more is claimed. */
 const MAX_UNSETTLED = 100
-/** How long an unreachable provider is left alone: doubling from the first to the cap. */
-const HOLD_OFF = { baseMs: 1_000, factor: 2, capMs: 30_000 }
+const UNSETTLED_PAUSE_MS = 20
+/**
+ * After such a silence one message goes ahead and the others follow when it is through. It opens the connection,
+ * and has the code compiled: many at once would all be late, and their tokens with them, on top of the next ones.
+ */
+const COLD_MS = 10_000
+/** A message whose provider could not be spoken to comes again after this, or later if it was asked to wait. */
+const UNREACHABLE_DELAY_MS = 1_000
+/** After a fault the provider is asked about before every claim for so long: others may have opened its breaker. */
+const WARY_MS = 2_000
+/** However many a batch may hold: what is claimed at once is settled at once. */
+const MAX_CLAIM = 512
 
 export type DispatchDeps = {
   readonly db: Database
@@ -47,11 +60,13 @@ export type DispatchDeps = {
   readonly log: Log
   readonly catalog: { readonly current: Catalog }
   readonly settler: Settler
+  readonly health: Health
   readonly worker: () => number
   readonly random: () => number
 }
 
 type Claim = {
+  readonly queue: string
   readonly job: { readonly id: string; readonly retryCount: number }
   readonly message: queries.ClaimedMessage
   readonly worker: number
@@ -62,25 +77,28 @@ export class Dispatcher {
   readonly #deps: DispatchDeps
   readonly #provider: string
   readonly #streamName: string
-  readonly #queue: string
-  readonly #transport: Transport
+  readonly #transportOf: (provider: string) => Transport | undefined
   readonly #inFlight = new Set<Promise<void>>()
   readonly #abort = new AbortController()
   /** Claims whose commit was never answered: they may be ours. */
   #doubtful: readonly Claim[] = []
   #claimedAt = 0
-  /** Sends in a row that found the provider unreachable. */
-  #unreachable = 0
-  #holdUntil = 0
+  #sentAt = 0
+  #waryUntil = 0
 
-  constructor(deps: DispatchDeps, provider: string, stream: string, transport: Transport) {
+  constructor(
+    deps: DispatchDeps,
+    provider: string,
+    stream: string,
+    transportOf: (provider: string) => Transport | undefined,
+  ) {
     this.#deps = deps
     this.#provider = provider
     this.#streamName = stream
-    this.#queue = dispatchQueue(provider, stream)
-    this.#transport = transport
-    this.loop = new Loop({ name: this.#queue, log: deps.log, idleMs: IDLE_MS, round: () => this.#round() })
-    deps.bells.attach(this.#queue, this.loop.bell)
+    this.#transportOf = transportOf
+    const queue = dispatchQueue(provider, stream)
+    this.loop = new Loop({ name: queue, log: deps.log, idleMs: IDLE_MS, round: () => this.#round() })
+    deps.bells.attach(queue, this.loop.bell)
   }
 
   /**
@@ -95,44 +113,124 @@ export class Dispatcher {
     return this.#doubtful.length === 0
   }
 
-  async #round(): Promise<boolean> {
-    const stream = this.#deps.catalog.current.streams.get(this.#streamName)
+  async #round(): Promise<boolean | number> {
+    const { current } = this.#deps.catalog
+    const stream = current.streams.get(this.#streamName)
     if (stream === undefined) return false
     if (this.#doubtful.length > 0) await this.#resolveDoubt(stream)
     // Outcomes come faster than the database takes them: what was sent now would be unknown if we died.
-    if (this.#deps.settler.backlog > MAX_UNSETTLED) return false
-    if (Date.now() < this.#holdUntil) return false
-    // While the provider is away one message at a time finds out whether it is back.
-    const slots = this.#unreachable > 0 ? 1 : stream.slots
-    const free = slots - this.#inFlight.size
+    if (this.#deps.settler.backlog > MAX_UNSETTLED) return UNSETTLED_PAUSE_MS
+    const transport = this.#transportOf(this.#provider)
+    const isOpen = (provider: string) => this.#transportOf(provider) !== undefined
+    const queues = servedQueues(current, this.#provider, stream, isOpen)
+    if (transport === undefined || queues.length === 0) return false
+
+    const free = stream.slots - this.#inFlight.size
     // Fetching for a single free slot would cost a transaction a message: wait until a few are free, but not
     // for sends that hang.
     const isPatient = Date.now() - this.#claimedAt < GATHER_SLOTS_MS
-    if (free < (isPatient ? Math.ceil(slots / 3) : 1)) return false
+    if (free < (isPatient ? Math.ceil(stream.slots / 3) : 1)) return false
+    const isCold = this.#isWatched() && Date.now() - this.#sentAt > COLD_MS
+    if (isCold && this.#inFlight.size > 0 && isPatient) return false
     this.#claimedAt = Date.now()
-    // In few different sizes: the fetch carries its limit in its text, and each text is planned once.
-    const count = 2 ** Math.floor(Math.log2(free))
-    const claims = await this.#claim(count)
-    for (const claim of claims) this.#launch(stream, claim)
-    return claims.length === count
+    const want = isCold && this.#inFlight.size === 0 ? 1 : wantOf(transport, free)
+    const grant = await this.#takeTokens(stream, want, transport, queues)
+    // Never longer than this: a pause may be lifted and a quota raised meanwhile, and that rings no bell.
+    const waitMs = grant.waitMs === undefined ? undefined : Math.min(grant.waitMs, IDLE_MS)
+    if (grant.granted === 0) return waitMs ?? false
+    const isWhole = await this.#sendWaiting(stream, transport, queues, grant)
+    return isWhole ? (waitMs ?? true) : false
   }
 
-  async #claim(count: number): Promise<Claim[]> {
+  /** True when as many messages waited as were granted; the tokens of the others go back, whatever happened. */
+  async #sendWaiting(
+    stream: Stream,
+    transport: Transport,
+    queues: readonly string[],
+    grant: { readonly granted: number; readonly waitMs?: number },
+  ): Promise<boolean> {
+    const batch: Claim[] = []
+    let claimed = 0
+    try {
+      await this.#claimFrom(queues, grant.granted, (claims) => {
+        claimed += claims.length
+        // A batch leaves when it is complete: a request of its own for each claim would be several for one token.
+        if (transport.batch === undefined) this.#launch(stream, transport, claims)
+        else batch.push(...claims)
+      })
+    } finally {
+      this.#launch(stream, transport, batch)
+      const unused = grant.granted - claimed - this.#doubtful.length
+      if (grant.waitMs !== undefined && unused > 0) {
+        await pacing.returnTokens(this.#deps.db, this.#provider, unused, transport.batch?.size ?? 1)
+      }
+    }
+    return claimed === grant.granted
+  }
+
+  /** Without `waitMs` nothing had to be asked for: the provider has no limits and is well. */
+  async #takeTokens(
+    stream: Stream,
+    want: number,
+    transport: Transport,
+    queues: readonly string[],
+  ): Promise<{ granted: number; waitMs?: number }> {
+    if (!this.#isWatched()) return { granted: want }
+    const grant = await pacing.takeTokens(this.#deps.db, {
+      provider: this.#provider,
+      messages: want,
+      priority: stream.priority,
+      batch: transport.batch?.size ?? 1,
+      queues,
+    })
+    if (grant === undefined) return { granted: 0 }
+    return { granted: grant.granted, waitMs: grant.waitMs ?? 0 }
+  }
+
+  #isWatched(): boolean {
+    return this.#isSuspect() || this.#deps.catalog.current.providers.get(this.#provider)?.isMetered === true
+  }
+
+  #isSuspect(): boolean {
+    const isWell = this.#deps.catalog.current.providers.get(this.#provider)?.isWell === true
+    return !isWell || Date.now() < this.#waryUntil
+  }
+
+  /** Each claim is handed on before the next is made: an error in that one must not leave it lying. */
+  async #claimFrom(
+    queues: readonly string[],
+    count: number,
+    handOn: (claims: readonly Claim[]) => void,
+  ): Promise<void> {
+    let left = count
+    for (const queue of queues) {
+      for (let isDrained = false; left > 0 && !isDrained; ) {
+        // In few different sizes: the fetch carries its limit in its text, and each text is planned once.
+        const size = 2 ** Math.floor(Math.log2(left))
+        const claims = await this.#claim(queue, size)
+        handOn(claims)
+        left -= claims.length
+        isDrained = claims.length < size
+      }
+    }
+  }
+
+  async #claim(queue: string, count: number): Promise<Claim[]> {
     const { db, boss } = this.#deps
     const worker = this.#deps.worker()
     let claims: Claim[] = []
     const claiming = inTransaction(db, async (trx) => {
-      const jobs = await boss.fetch(this.#queue, { batchSize: count, ...within(trx) })
+      const jobs = await boss.fetch(queue, { batchSize: count, ...within(trx) })
       if (jobs.length === 0) return
       const ids = jobs.map((job) => job.id)
-      const messages = await queries.claimMessages(trx, ids, worker)
+      const messages = await queries.claimMessages(trx, ids, worker, this.#provider)
       const claimed = new Map(messages.map((message) => [message.id, message]))
       // A job whose message may not be sent (canceled, erased, sent already) has nothing left to do.
       const idle = jobs.filter((job) => !claimed.has(job.id))
-      if (idle.length > 0) await boss.deleteJob(this.#queue, idle, within(trx))
+      if (idle.length > 0) await boss.deleteJob(queue, idle, within(trx))
       claims = jobs.flatMap((job) => {
         const message = claimed.get(job.id)
-        return message === undefined ? [] : [{ job, message, worker }]
+        return message === undefined ? [] : [{ queue, job, message, worker }]
       })
     })
     try {
@@ -157,74 +255,104 @@ export class Dispatcher {
       const row = rows.get(message.id)
       return row?.status === 'sending' && row.worker === worker && row.claimed_at === message.claimed_at
     })
+    const transport = this.#transportOf(this.#provider)
+    if (transport === undefined) return
     this.#doubtful = []
-    for (const claim of ours) this.#launch(stream, claim)
+    this.#launch(stream, transport, ours)
   }
 
-  #launch(stream: Stream, claim: Claim): void {
-    const send = this.#send(stream, claim).finally(() => {
-      this.#inFlight.delete(send)
-      this.loop.bell.ring()
-    })
-    this.#inFlight.add(send)
+  /** A slot is a request under way: of one message, or of a batch where the provider takes them. */
+  #launch(stream: Stream, transport: Transport, claims: readonly Claim[]): void {
+    const size = transport.batch?.size ?? 1
+    for (let start = 0; start < claims.length; start += size) {
+      const send = this.#send(stream, transport, claims.slice(start, start + size)).finally(() => {
+        this.#inFlight.delete(send)
+        this.#sentAt = Date.now()
+        this.loop.bell.ring()
+      })
+      this.#inFlight.add(send)
+    }
   }
 
-  async #send(stream: Stream, claim: Claim): Promise<void> {
-    const { message } = claim
-    const envelope = envelopeOf(message)
+  async #send(stream: Stream, transport: Transport, claims: readonly Claim[]): Promise<void> {
+    const outgoing = claims.map(({ message }) => ({
+      mail: outgoingMail(message),
+      envelope: envelopeOf(message),
+    }))
+    const outcomes = await this.#outcomesOf(transport, outgoing)
+    for (const [index, claim] of claims.entries()) {
+      this.#settle(stream, claim, outgoing[index]?.envelope.to ?? [], outcomes[index])
+    }
+    // One request, one result: what a batch says of its provider it says once.
+    const telling =
+      outcomes.find((outcome) => outcome !== undefined && isProviderFault(outcome)) ?? outcomes[0]
+    if (telling === undefined) return
+    if (isProviderFault(telling)) this.#waryUntil = Date.now() + WARY_MS
+    this.#deps.health.note(this.#provider, telling, this.#isSuspect())
+  }
+
+  /** Whatever goes wrong in a send is an outcome, so an error here is a bug, and seen as one: undefined. */
+  async #outcomesOf(
+    transport: Transport,
+    outgoing: readonly Outgoing[],
+  ): Promise<readonly (SendOutcome | undefined)[]> {
+    const [only] = outgoing
+    try {
+      if (transport.batch !== undefined && outgoing.length > 1) {
+        return await transport.batch.send(outgoing, this.#abort.signal)
+      }
+      return only === undefined ? [] : [await transport.send(only, this.#abort.signal)]
+    } catch (error) {
+      this.#deps.log.error({ provider: this.#provider, error }, 'sending failed in an unforeseen way')
+      return outgoing.map(() => undefined)
+    }
+  }
+
+  #settle(
+    stream: Stream,
+    claim: Claim,
+    recipients: readonly string[],
+    outcome: SendOutcome | undefined,
+  ): void {
+    const { job, message, worker, queue } = claim
     const attempt: Attempt = {
       id: message.id,
       attempt: message.attempt,
       claimedAt: message.claimed_at,
       provider: this.#provider,
-      recipients: envelope.to,
+      recipients,
+      ageMs: Date.now() - (message.queued_at ?? message.accepted_at).getTime(),
     }
-    let settlement: queries.Settlement
-    try {
-      const outcome = await this.#transport.send(
-        envelope,
-        composeMail(outgoingMail(message)),
-        this.#abort.signal,
-      )
-      const unreachableDelayMs = this.#noteReach(outcome)
-      settlement = settle(attempt, outcome, { stream, unreachableDelayMs, random: this.#deps.random })
-    } catch (error) {
-      settlement = this.#faultOf(attempt, error)
-    }
-    const { job, worker } = claim
-    this.#deps.settler.add({ queue: this.#queue, job, priority: message.priority, worker, settlement })
+    const settlement =
+      outcome === undefined
+        ? settleFault(
+            attempt,
+            'internal_error',
+            'Sending failed in an unforeseen way; the log has the details.',
+          )
+        : settle(attempt, outcome, {
+            stream,
+            unreachableDelayMs: this.#delayAfter(outcome),
+            random: this.#deps.random,
+          })
+    this.#deps.settler.add({ queue, job, priority: message.priority, worker, settlement })
     if (settlement.status !== 'deferred') {
-      this.#deps.meter.wentOut({ stage: 'dispatch', stream: stream.name, provider: this.#provider }, 1)
+      const [, provider = this.#provider] = queue.split('.')
+      this.#deps.meter.wentOut({ stage: 'dispatch', stream: stream.name, provider }, 1)
     }
   }
 
-  /** A mail that cannot be put together is a dead letter; whatever else goes wrong here is a bug, and seen as one. */
-  #faultOf(attempt: Attempt, error: unknown): queries.Settlement {
-    if (error instanceof ComposeError) return settleFault(attempt, error.code, error.message)
-    this.#deps.log.error({ message: attempt.id, error }, 'sending failed in an unforeseen way')
-    return settleFault(
-      attempt,
-      'internal_error',
-      'Sending failed in an unforeseen way; the log has the details.',
+  #delayAfter(outcome: SendOutcome): number {
+    // Cut off because we are stopping: the next process may send it at once.
+    if (this.#abort.signal.aborted) return 0
+    return (
+      (outcome.rate?.pauseMs ?? UNREACHABLE_DELAY_MS) + Math.round(this.#deps.random() * UNREACHABLE_DELAY_MS)
     )
   }
+}
 
-  /** Keeps count of whether the provider can be reached; returns how long to leave it alone. */
-  #noteReach(outcome: SendOutcome): number {
-    if (outcome.kind !== 'unreachable') {
-      if (this.#unreachable > 0)
-        this.#deps.log.info({ provider: this.#provider }, 'provider is reachable again')
-      this.#unreachable = 0
-      this.#holdUntil = 0
-      return 0
-    }
-    // Cut off because we are stopping: says nothing about the provider.
-    if (this.#abort.signal.aborted) return 0
-    if (Date.now() < this.#holdUntil) return this.#holdUntil - Date.now()
-    this.#unreachable += 1
-    const holdMs = retryDelayMs(HOLD_OFF, this.#unreachable, this.#deps.random)
-    this.#holdUntil = Date.now() + holdMs
-    this.#deps.log.warn({ provider: this.#provider, code: outcome.code, holdMs }, 'provider is unreachable')
-    return holdMs
-  }
+/** As many messages as the free slots can carry; of a provider that takes batches, whole ones. */
+function wantOf({ batch }: Transport, free: number): number {
+  const size = batch?.size ?? 1
+  return Math.min(free, Math.max(1, Math.floor(MAX_CLAIM / size))) * size
 }

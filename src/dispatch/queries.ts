@@ -12,6 +12,8 @@ export type ClaimedMessage = {
   /** When it was claimed, to the microsecond: no two claims of a message have the same. */
   readonly claimed_at: string
   readonly accepted_at: Date
+  /** Since when it waits to be sent: acceptance, or the latest retry of a dead letter. */
+  readonly queued_at: Date | null
   readonly priority: number
   readonly message: Message
   readonly subject: string | null
@@ -23,27 +25,29 @@ export type ClaimedMessage = {
 }
 
 /**
- * Marks the messages of these jobs as being sent by this worker; those that may not be sent are not returned.
+ * Marks the messages of these jobs as being sent by this worker through this provider; those that may not be sent are not returned.
  * Throws a NotRegisteredError when this worker was taken for dead.
  */
 export async function claimMessages(
   trx: Transaction,
   ids: readonly string[],
   worker: number,
+  provider: string,
 ): Promise<ClaimedMessage[]> {
   // One row without an id when we are registered and nothing could be claimed.
   const { rows } = await sql<ClaimedMessage | { readonly id: null }>`/* dispatch.claim */
     with me as materialized (${registration(worker)}), claimed as (
       update mail.message
       set status = 'sending', worker = me.number, attempts = attempts + 1, claimed_at = clock_timestamp(),
-        next_attempt_at = null
+        provider = ${provider}, next_attempt_at = null
       from me
       where id = any (${ids}::uuid[]) and status in ('queued', 'deferred')
-      returning id, attempts, accepted_at, claimed_at, priority
+      returning id, attempts, queued_at, accepted_at, claimed_at, priority, is_partly_settled
     )
     select
-      m.id, m.attempts as attempt, m.accepted_at, m.claimed_at::text as claimed_at, m.priority, c.message, p.subject, p.html, p.text, p.left_out,
-      case when m.attempts > 1 then (
+      m.id, m.attempts as attempt, m.queued_at, m.accepted_at, m.claimed_at::text as claimed_at,
+      m.priority, c.message, p.subject, p.html, p.text, p.left_out,
+      case when m.is_partly_settled then (
         select array_agg(e.recipient)
         from mail.event e
         where e.message_id = m.id and e.type in ('recipient_sent', 'recipient_refused') and e.recipient is not null
@@ -99,6 +103,8 @@ export type Settlement = {
   /** For `deferred`: from the moment it is written. */
   readonly delayMs: number | null
   readonly recipientDomain: string | null
+  /** Some recipients are done with, and are not tried again; the events say which. */
+  readonly isPartlySettled: boolean
   readonly events: readonly SettledEvent[]
 }
 
@@ -118,7 +124,7 @@ export async function storeSettlements(
       select *
       from json_to_recordset(${JSON.stringify(settlements)}::json) as row (
         id uuid, attempt smallint, "claimedAt" timestamptz, status text, "countsAsAttempt" boolean, "providerMessageId" text, code text,
-        reason text, "delayMs" bigint, "recipientDomain" text, events json
+        reason text, "delayMs" bigint, "recipientDomain" text, "isPartlySettled" boolean, events json
       )
     ), settled as (
       update mail.message m
@@ -127,6 +133,7 @@ export async function storeSettlements(
         attempts = case when row."countsAsAttempt" then m.attempts else m.attempts - 1 end,
         provider_message_id = row."providerMessageId",
         last_error = row.code,
+        is_partly_settled = m.is_partly_settled or row."isPartlySettled",
         sent_at = case row.status when 'sent' then clock_timestamp() end,
         next_attempt_at = case row.status when 'deferred' then clock_timestamp() + row."delayMs" * interval '1 millisecond' end
       from row

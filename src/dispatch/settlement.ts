@@ -1,7 +1,8 @@
 import type { Stream } from '../catalog.ts'
 import { retryDelayMs } from './backoff.ts'
 import type { SettledEvent, Settlement } from './queries.ts'
-import type { RefusedRecipient, SendOutcome } from './transport.ts'
+import { namedDelayMs } from './reply-words.ts'
+import type { RefusedRecipient, SendOutcome, ServerReply } from './transport.ts'
 
 /** The attempt an outcome belongs to. */
 export type Attempt = {
@@ -10,10 +11,12 @@ export type Attempt = {
   readonly claimedAt: string
   readonly provider: string
   readonly recipients: readonly string[]
+  /** Since it waits to be sent. */
+  readonly ageMs: number
 }
 
 export type SettlementRules = {
-  readonly stream: Pick<Stream, 'attempts' | 'backoff' | 'onUnknown' | 'name'>
+  readonly stream: Pick<Stream, 'attempts' | 'backoff' | 'onUnknown' | 'name' | 'maxAgeMs'>
   /** How long a provider that could not be reached is left alone. */
   readonly unreachableDelayMs: number
   readonly random: () => number
@@ -36,31 +39,34 @@ export function settle(attempt: Attempt, outcome: SendOutcome, rules: Settlement
         'deferred',
         detailOf(attempt, outcome),
         rules,
+        namedDelay(outcome, outcome),
       )
     case 'unknown':
       return settleUnknown(attempt, outcome, rules)
     case 'unreachable':
-      return {
-        ...baseOf(attempt),
-        status: 'deferred',
-        countsAsAttempt: false,
-        code: outcome.code,
-        delayMs: rules.unreachableDelayMs,
-        events: [
-          {
-            type: 'unreachable',
-            detail: {
-              provider: attempt.provider,
-              code: outcome.code,
-              reason: outcome.reason.slice(0, REASON_LENGTH),
-            },
-          },
-        ],
-      }
+      return settleUnreachable(attempt, outcome, rules)
   }
 }
 
-/** A send that could not even be composed: the message itself is at fault. */
+/** Nothing was handed over, and not for a reason of the message's: costs no attempt, but time is counted. */
+function settleUnreachable(
+  attempt: Attempt,
+  outcome: Extract<SendOutcome, { kind: 'unreachable' }>,
+  rules: SettlementRules,
+): Settlement {
+  const detail = { ...detailOf(attempt, outcome), reason: outcome.reason.slice(0, REASON_LENGTH) }
+  if (attempt.ageMs > rules.stream.maxAgeMs) return expired(attempt, outcome.reason, detail, rules)
+  return {
+    ...baseOf(attempt),
+    status: 'deferred',
+    countsAsAttempt: false,
+    code: outcome.code,
+    delayMs: rules.unreachableDelayMs,
+    events: [{ type: 'unreachable', detail }],
+  }
+}
+
+/** A send that ended in a way nobody foresaw. */
 export function settleFault(attempt: Attempt, code: string, reason: string): Settlement {
   return dead(attempt, code, reason, detailOf(attempt, { code }))
 }
@@ -118,8 +124,9 @@ function settlePartly(
     'deferred',
     detailOf(attempt, { ...first, code }),
     rules,
+    Math.max(...notYet.map((each) => namedDelay(outcome, each))),
   )
-  return { ...rest, events: [...sent, ...refusals, ...rest.events] }
+  return { ...rest, isPartlySettled: true, events: [...sent, ...refusals, ...rest.events] }
 }
 
 function settleUnknown(
@@ -146,15 +153,33 @@ function retryOrBury(
   type: 'deferred' | 'unknown',
   detail: Readonly<Record<string, unknown>>,
   rules: SettlementRules,
+  /** A delay the provider named. */
+  atLeastMs = 0,
 ): Settlement {
   if (attempt.attempt >= rules.stream.attempts) return dead(attempt, code, reason, detail)
+  if (attempt.ageMs > rules.stream.maxAgeMs) return expired(attempt, reason, detail, rules)
   return {
     ...baseOf(attempt),
     status: 'deferred',
     code,
-    delayMs: retryDelayMs(rules.stream.backoff, attempt.attempt, rules.random),
+    delayMs: Math.max(atLeastMs, retryDelayMs(rules.stream.backoff, attempt.attempt, rules.random)),
     events: [{ type, detail }],
   }
+}
+
+/** What the provider asks of everyone, or its reply of this message alone ("greylisted for 5 minutes"). */
+function namedDelay(outcome: SendOutcome, { reply = '' }: ServerReply): number {
+  return Math.max(outcome.rate?.pauseMs ?? 0, namedDelayMs(reply) ?? 0)
+}
+
+function expired(
+  attempt: Attempt,
+  reason: string,
+  detail: Readonly<Record<string, unknown>>,
+  rules: SettlementRules,
+): Settlement {
+  const hours = Math.round(rules.stream.maxAgeMs / 3_600_000)
+  return dead(attempt, 'expired', `Not sent within ${hours} h, the latest: ${reason}`, detail)
 }
 
 /** A provider's id is theirs to choose: what a column cannot hold is dropped from it. */
@@ -192,13 +217,11 @@ function baseOf(attempt: Attempt) {
     reason: null,
     delayMs: null,
     recipientDomain: attempt.recipients[0]?.split('@')[1] ?? null,
+    isPartlySettled: false,
   } as const
 }
 
-function detailOf(
-  attempt: Attempt,
-  said: { code: string; reply?: string; smtpCode?: number; enhancedCode?: string },
-): Readonly<Record<string, unknown>> {
+function detailOf(attempt: Attempt, said: { code: string } & ServerReply): Readonly<Record<string, unknown>> {
   return {
     provider: attempt.provider,
     attempt: attempt.attempt,
@@ -206,5 +229,7 @@ function detailOf(
     reply: said.reply,
     smtp_code: said.smtpCode,
     enhanced_code: said.enhancedCode,
+    http_status: said.httpStatus,
+    provider_code: said.providerCode,
   }
 }

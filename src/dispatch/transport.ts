@@ -1,9 +1,14 @@
+import type { OutgoingMail } from './compose.ts'
+
 /** The envelope of one send (RFC 5321 section 2.3.1): it decides who gets the mail, whatever the headers say. */
 export type Envelope = {
   /** The return path; empty is the null sender of a notification (RFC 5321 section 4.5.5). */
   readonly from: string
   readonly to: readonly string[]
 }
+
+/** One mail on its way out. Bcc recipients are on the envelope only. */
+export type Outgoing = { readonly mail: OutgoingMail; readonly envelope: Envelope }
 
 /** Refused for good: the same message to the same recipients would be refused again. */
 export const REFUSED_CODES = [
@@ -13,6 +18,8 @@ export const REFUSED_CODES = [
   'malformed_message',
   'message_too_large',
   'policy_refused',
+  'recipient_suppressed',
+  'request_refused',
   'sender_refused',
   'smtp_refused',
 ] as const
@@ -20,6 +27,8 @@ export const REFUSED_CODES = [
 /** Refused for now, by a server that looked at this message. */
 export const DEFERRED_CODES = [
   'mailbox_full',
+  'provider_deferred',
+  'request_in_progress',
   'server_out_of_space',
   'service_unavailable',
   'session_fault',
@@ -30,6 +39,7 @@ export const DEFERRED_CODES = [
 /** No server would talk to us, or not now; says nothing about the message. */
 export const UNREACHABLE_CODES = [
   'aborted',
+  'account_paused',
   'auth_failed',
   'auth_needs_tls',
   'auth_unavailable',
@@ -37,6 +47,9 @@ export const UNREACHABLE_CODES = [
   'connection_lost',
   'dns_failed',
   'protocol_error',
+  'provider_misconfigured',
+  'quota_exceeded',
+  'sender_unverified',
   'service_unavailable',
   'throttled',
   'timed_out',
@@ -45,7 +58,13 @@ export const UNREACHABLE_CODES = [
 ] as const
 
 /** The message was handed over and its answer never understood. */
-export const UNKNOWN_CODES = ['aborted', 'connection_lost', 'protocol_error', 'timed_out'] as const
+export const UNKNOWN_CODES = [
+  'aborted',
+  'connection_lost',
+  'idempotency_conflict',
+  'protocol_error',
+  'timed_out',
+] as const
 
 export type RefusedCode = (typeof REFUSED_CODES)[number]
 export type DeferredCode = (typeof DEFERRED_CODES)[number]
@@ -59,8 +78,25 @@ export type Verdict =
   | { readonly kind: 'unreachable'; readonly code: UnreachableCode }
   | { readonly kind: 'unknown'; readonly code: UnknownCode }
 
+/** What a provider's HTTP API calls the fault. */
+export type ProviderFault = {
+  readonly httpStatus?: number
+  /** The provider's own name or number for it, such as `MessageRejected` or `406`. */
+  readonly providerCode?: string
+}
+
+/** What a provider said about its limits, beside its answer. */
+export type ProviderRate = {
+  /** What may still be sent before the limit is full again. */
+  readonly remaining?: number
+  /** Milliseconds from now until it is. */
+  readonly resetMs?: number
+  /** The provider asked for silence: milliseconds from now before which nothing should be sent. */
+  readonly pauseMs?: number
+}
+
 /** A server's answer. `reply` is safe to store and log: bounded, well-formed, without control characters. */
-export type ServerReply = {
+export type ServerReply = ProviderFault & {
   readonly reply?: string
   /** Three digits, RFC 5321 section 4.2. */
   readonly smtpCode?: number
@@ -76,12 +112,13 @@ export type RefusedRecipient = ServerReply & {
   readonly code: Verdict['code']
 }
 
-export type SendOutcome =
-  /** The server took responsibility for every recipient that is not in `refused`. */
+export type SendOutcome = {
+  readonly rate?: ProviderRate
+} /** The server took responsibility for every recipient that is not in `refused`. */ & (
   | {
       readonly kind: 'accepted'
       readonly reply: string
-      /** The Message-ID the provider gave the mail instead of ours, where its reply names one (SES, Outlook). */
+      /** The provider's id of the mail, where its answer names one; its events carry the same. */
       readonly providerMessageId?: string
       readonly refused: readonly RefusedRecipient[]
     }
@@ -90,17 +127,30 @@ export type SendOutcome =
   /** A retry may help; this was a real attempt. */
   | ({ readonly kind: 'deferred'; readonly code: DeferredCode } & ServerReply)
   /** Nothing was accepted and the message is not at fault: costs no attempt. */
-  | { readonly kind: 'unreachable'; readonly code: UnreachableCode; readonly reason: string }
+  | ({
+      readonly kind: 'unreachable'
+      readonly code: UnreachableCode
+      readonly reason: string
+    } & ProviderFault)
   /** The message was handed over and the answer never came: it may have been accepted. */
-  | { readonly kind: 'unknown'; readonly code: UnknownCode; readonly reason: string }
+  | ({ readonly kind: 'unknown'; readonly code: UnknownCode; readonly reason: string } & ProviderFault)
+)
 
 /** A way out for mail. Safe to call concurrently. */
 export type Transport = {
   /**
-   * Sends `raw`, a whole RFC 5322 message with CRLF line ends, to `envelope.to`. Never rejects: whatever happens is an
-   * outcome. An aborted signal ends the send at once, as `unknown` when the message was already handed over.
+   * Sends `mail` to `envelope.to`. Never rejects: whatever happens is an outcome, and a mail that cannot be composed is
+   * refused as `malformed_message`. An aborted signal ends the send at once, as `unknown` when the message was already
+   * handed over.
    */
-  send(envelope: Envelope, raw: Buffer, signal?: AbortSignal): Promise<SendOutcome>
+  send(outgoing: Outgoing, signal?: AbortSignal): Promise<SendOutcome>
+  /** For providers that take many messages at once. */
+  readonly batch?: {
+    /** The most messages worth handing over together. */
+    readonly size: number
+    /** As `send`: one outcome each, in the same order. */
+    send(outgoing: readonly Outgoing[], signal?: AbortSignal): Promise<readonly SendOutcome[]>
+  }
   /** Lets sends in flight finish, takes no new ones, and resolves when every connection is closed. */
   close(): Promise<void>
 }

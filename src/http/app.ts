@@ -3,11 +3,15 @@ import { bodyLimit } from 'hono/body-limit'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import { ApiError } from '../errors.ts'
 import { authenticate } from './auth.ts'
+import { providerRoutes, streamRoutes } from './control.ts'
+import { deadLetterRoutes } from './dead-letters.ts'
 import type { AppDeps } from './deps.ts'
 import { emailRoutes } from './emails.ts'
 import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
 import { templateRoutes } from './templates.ts'
+
+const API_PATHS = ['/emails', '/templates', '/streams', '/providers', '/dead-letters']
 
 /** The REST API in Resend's shape, and in development the local inbox. */
 export function createApp(deps: AppDeps): Hono {
@@ -23,11 +27,14 @@ export function createApp(deps: AppDeps): Hono {
   }
 
   const limitBody = limitBodyTo(deps.maxBodyBytes)
-  for (const path of ['/emails', '/emails/*', '/templates', '/templates/*']) {
+  for (const path of API_PATHS.flatMap((each) => [each, `${each}/*`])) {
     app.use(path, authenticate(deps.keyring), limitBody)
   }
   app.route('/emails', emailRoutes(deps))
   app.route('/templates', templateRoutes(deps))
+  app.route('/streams', streamRoutes(deps))
+  app.route('/providers', providerRoutes(deps))
+  app.route('/dead-letters', deadLetterRoutes(deps))
   return app
 }
 

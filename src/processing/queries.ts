@@ -155,18 +155,21 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
         queued_at = case row.status when 'queued' then clock_timestamp() end
       from row
       where m.id = row.id and m.id = any (${ids}::uuid[]) and m.status = 'accepted'
-      returning m.id, m.stream, m.source
+      returning m.id, m.stream, m.source, m.template
     ), prepared as (
       insert into mail.message_prepared (id, subject, html, text, left_out)
       select row.id, row.subject, row.html, row.text, row.left_out
       from row join stored using (id)
       where row.is_prepared
+      -- A dead letter that is retried is processed anew.
+      on conflict (id) do update
+      set subject = excluded.subject, html = excluded.html, text = excluded.text, left_out = excluded.left_out
     ), dead as (
       insert into mail.dead_letter (
         message_id, stage, code, reason, stream, template, template_version, source, recipient_domain
       )
       select
-        row.id, 'processing', row.code, row.reason, stored.stream, row.template, row.template_version,
+        row.id, 'processing', row.code, row.reason, stored.stream, stored.template, row.template_version,
         stored.source, row.recipient_domain
       from row join stored using (id)
       where row.status = 'dead'

@@ -122,6 +122,8 @@ export async function purge(db: Database): Promise<boolean> {
       returning 1
     ), rates as (
       delete from mail.throughput where bucket_at < now() - interval '2 hours'
+    ), health as (
+      delete from mail.provider_window where second < extract(epoch from now()) - 120
     )
     select count(*) as keys from keys
   `.execute(db)

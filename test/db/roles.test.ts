@@ -39,8 +39,28 @@ async function as<Row extends QueryResultRow>(role: string, statement: string): 
   }
 }
 
-const READER_VIEWS = ['queue', 'dlq', 'stream', 'provider', 'worker', 'intake_loss']
-const OPERATOR_TABLES = [...READER_VIEWS, 'message', 'event', 'suppression', 'waiting_job', 'dead_letter']
+const READER_VIEWS = [
+  'queue',
+  'dlq',
+  'dlq_summary',
+  'provider_status',
+  'provider_event',
+  'stream',
+  'provider',
+  'bucket',
+  'worker',
+  'intake_loss',
+]
+const OPERATOR_TABLES = [
+  ...READER_VIEWS,
+  'bucket_level',
+  'provider_state',
+  'message',
+  'event',
+  'suppression',
+  'waiting_job',
+  'dead_letter',
+]
 const SECRET_TABLES = [
   'message_content',
   'message_prepared',
@@ -58,6 +78,14 @@ const WRITES = [
   'delete from mail.dead_letter',
   "insert into mail.provider (name, transport) values ('evil', 'inbox')",
   'update mail.stream set attempts = 1',
+  "update mail.provider set credentials_env = 'OTHER'",
+  'update mail.provider_state set blocked_until = null',
+  'delete from mail.provider_event',
+  "select mail.use_retry_preset('alerts', 'patient')",
+  "select mail.open_breaker('default', 'x')",
+  "select * from mail.take_tokens('default', 1)",
+  "select mail.revive('{}', 1)",
+  "select mail.discard('{}')",
   "insert into mail.api_key (id, name, hash) values ('x', 'x', sha256('x'))",
   "insert into mail.suppression (address, reason) values ('a@example.com', 'x')",
   'delete from mail.event',
@@ -137,7 +165,30 @@ describe('mail_reader', () => {
   })
 })
 
+/** What an operator does, and nobody with less. */
+const REPAIRS = [
+  "select mail.pause('marketing')",
+  "select mail.resume('marketing')",
+  "select mail.pause('default', 'provider'), mail.resume('default', 'provider')",
+  'select mail.dlq_retry(gen_random_uuid())',
+  'select mail.dlq_discard(gen_random_uuid())',
+  "select mail.settle_unknown(gen_random_uuid(), 'sent')",
+  "insert into mail.bucket (provider, name, quota) values ('default', 'mine', 5) on conflict (provider, name) do update set quota = 5",
+  "update mail.bucket set quota = 1 where name = 'none'",
+  "delete from mail.bucket where name = 'none'",
+]
+
 describe('mail_operator', () => {
+  test('may pause, slow down, retry, discard and settle, which nobody with less may', async () => {
+    for (const statement of REPAIRS) await as('mail_operator', statement)
+    for (const verb of ['retry', 'discard']) {
+      await assert.rejects(as('mail_operator', `select mail.dlq_${verb}('{"code":"none"}', 1)`), {
+        code: 'P0002',
+      })
+    }
+    for (const role of ['mail_reader', 'mail_enqueue']) await mayNot(role, REPAIRS)
+  })
+
   test('may see where mail stands and why, and keep the suppression list', async () => {
     for (const table of OPERATOR_TABLES) await as('mail_operator', `select * from mail.${table}`)
     const [row] = await as<{ why: string }>('mail_operator', `select mail.why('${sentId}') as why`)

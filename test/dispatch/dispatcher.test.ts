@@ -302,6 +302,7 @@ test('an outcome that comes too late changes nothing: another attempt, another w
     reason: 'late news',
     delayMs: null,
     recipientDomain: null,
+    isPartlySettled: false,
     events: [{ type: 'dead' }],
   }
   const settleAs = (each: queries.Settlement, by: number) =>
@@ -328,7 +329,8 @@ test('a worker that was taken for dead can claim nothing under its old number', 
     log: createLog('silent'),
   })
   database.beforeDrop(close)
-  const claimAs = (worker: number) => inTransaction(db, (trx) => queries.claimMessages(trx, [], worker))
+  const claimAs = (worker: number) =>
+    inTransaction(db, (trx) => queries.claimMessages(trx, [], worker, 'default'))
   await assert.rejects(claimAs(4711), { name: 'NotRegisteredError' })
   const [row] = await database.query<{ number: number }>(
     "insert into mail.worker (name) values ('here') returning number",

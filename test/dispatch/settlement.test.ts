@@ -20,12 +20,13 @@ function attemptNumber(attempt: number): Attempt {
     claimedAt: '2026-01-01 00:00:00+00',
     provider: 'relay',
     recipients: RECIPIENTS,
+    ageMs: 1_000,
   }
 }
 
 function rules(onUnknown: 'retry' | 'hold' = 'retry', attempts = 3): SettlementRules {
   return {
-    stream: { name: 'transactional', attempts, backoff: BACKOFF, onUnknown },
+    stream: { name: 'transactional', attempts, backoff: BACKOFF, onUnknown, maxAgeMs: 3_600_000 },
     unreachableDelayMs: 7_000,
     random: () => 0.5,
   }
@@ -96,6 +97,8 @@ test("a dead letter carries the server's words, bounded, and its recipients' dom
     reply: undefined,
     smtp_code: undefined,
     enhanced_code: undefined,
+    http_status: undefined,
+    provider_code: undefined,
   })
 })
 
@@ -183,4 +186,15 @@ test('whatever a provider does, a message ends or comes again, never both and ne
       assert.doesNotThrow(() => JSON.stringify(settled))
     }),
   )
+})
+
+test('a delay that the reply names is waited out, for the message or for the recipients that are left', () => {
+  const reply = '450 4.2.0 Greylisted, try again in 5 minutes'
+  const deferred = { kind: 'deferred', code: 'smtp_deferred', reply, smtpCode: 450 } as const
+  assert.equal(settle(attemptNumber(1), deferred, rules()).delayMs, 300_000)
+  const refused = [{ recipient: 'bob@example.org', permanent: false, code: 'smtp_deferred', reply }] as const
+  const partly = settle(attemptNumber(1), { ...OUTCOMES.accepted, refused }, rules())
+  assert.equal(partly.delayMs, 300_000)
+  const paused = { ...OUTCOMES.accepted, refused: [{ ...refused[0], reply: '450 Later' }] }
+  assert.equal(settle(attemptNumber(1), { ...paused, rate: { pauseMs: 60_000 } }, rules()).delayMs, 60_000)
 })

@@ -95,9 +95,9 @@ test('what a template cannot make a mail of is a dead letter that says why, and 
   await publish(service, { name: 'broken', subject: '{{ line }}', text: 'x' } as { name: string })
 
   const expected = [
-    { of: byTemplate('nowhere'), code: 'template_not_found', template: null, version: null },
-    { of: byTemplate('draft'), code: 'template_not_found', template: null, version: null },
-    { of: byTemplate('bare', { version: 7 }), code: 'template_not_found', template: null, version: null },
+    { of: byTemplate('nowhere'), code: 'template_not_found', template: 'nowhere', version: null },
+    { of: byTemplate('draft'), code: 'template_not_found', template: 'draft', version: null },
+    { of: byTemplate('bare', { version: 7 }), code: 'template_not_found', template: 'bare', version: null },
     { of: byTemplate('bare'), code: 'no_subject', template: 'bare', version: 1 },
     { of: byTemplate('endless'), code: /^template_/, template: 'endless', version: 1 },
     {
@@ -209,6 +209,8 @@ test('a message whose stream routes to no provider is a dead letter', async (t) 
   const database = await createTestDatabase(t)
   const sink = await startSmtpSink(t)
   const service = await startTestService(database, { SMTP_URL: sink.url })
+  // What the trigger on routes refuses: a provider that went away under a route.
+  await database.query('alter table mail.stream disable trigger route_is_complete')
   await database.query("insert into mail.stream (name, route) values ('lost', '{nowhere}')")
   const id = await eventually('the stream is known', async () => {
     const response = await service.request('/emails', {

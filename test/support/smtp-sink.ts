@@ -111,7 +111,13 @@ function handlers(options: SmtpSinkOptions, mails: SunkMail[], changed: () => vo
     onRcptTo: ({ address }, _session, callback) => callback(replyError(options.onRecipient?.(address))),
     onData: async (stream, { envelope }, callback) => {
       const from = envelope.mailFrom === false ? '' : envelope.mailFrom.address
-      const mail = { from, to: envelope.rcptTo.map(({ address }) => address), raw: await buffer(stream) }
+      const raw = await buffer(stream).catch((error: NodeJS.ErrnoException) => {
+        // The client was gone in the middle of the content: there is no mail, and nobody to answer.
+        if (error.code === 'ECONNECTION') return undefined
+        throw error
+      })
+      if (raw === undefined) return
+      const mail = { from, to: envelope.rcptTo.map(({ address }) => address), raw }
       const refusal = await options.onMail?.(mail)
       if (refusal === undefined) mails.push(mail)
       callback(replyError(refusal))

@@ -1,0 +1,100 @@
+import { z } from 'zod'
+import type { Address } from '../../message.ts'
+import type { HttpAnswer } from './client.ts'
+import { type Accepted, jsonRequest, type MailApi, type Piece, readJson } from './mail-api.ts'
+import { type ApiFault, type ApiRule, safeText } from './verdict.ts'
+
+/** SendGrid, API v3: www.twilio.com/docs/sendgrid/api-reference/mail-send/mail-send */
+
+export type SendGridSettings = { readonly apiKey: string }
+
+/** "Limitations" of that page: 30 MB in all, less room for the JSON around it. */
+const MAX_BYTES = 28_000_000
+
+/**
+ * …/how-to-use-the-sendgrid-v3-api/errors and …/mail-send/errors. SendGrid has no error names: the field at fault is
+ * the nearest thing.
+ */
+const RULES: readonly ApiRule[] = [
+  {
+    statuses: [401, 403],
+    text: /credits exceeded/i,
+    verdict: { kind: 'unreachable', code: 'quota_exceeded' },
+  },
+  {
+    statuses: [400, 403],
+    providerCodes: ['from', 'from.email'],
+    text: /verified sender/i,
+    verdict: { kind: 'unreachable', code: 'sender_unverified' },
+  },
+  {
+    statuses: [400],
+    providerCodes: ['from', 'from.email'],
+    verdict: { kind: 'refused', code: 'sender_refused' },
+  },
+  { statuses: [400], providerCodes: ['recipient'], verdict: { kind: 'refused', code: 'bad_recipient' } },
+  // "Unavailable due to data residency restrictions": the base URL is of the wrong region.
+  { statuses: [451], verdict: { kind: 'unreachable', code: 'provider_misconfigured' } },
+]
+
+const Refused = z.object({
+  errors: z
+    .array(z.object({ message: z.string(), field: z.string().nullish() }))
+    .min(1)
+    .max(1_000),
+})
+
+export function sendGridApi({ apiKey }: SendGridSettings): MailApi {
+  const headers = { authorization: `Bearer ${apiKey}` }
+  return {
+    maxBytes: MAX_BYTES,
+    secrets: [apiKey],
+    writesHeaders: true,
+    rules: RULES,
+    toRequest: (piece) => jsonRequest('/v3/mail/send', headers, content(piece)),
+    readAnswer,
+  }
+}
+
+function content({ mail, addressing }: Piece) {
+  const { to, cc, bcc } = addressing
+  // "content": plain text goes first, and an empty part is refused.
+  const parts = [
+    { type: 'text/plain', value: mail.text ?? '' },
+    { type: 'text/html', value: mail.html ?? '' },
+  ].filter(({ value }) => value !== '')
+  return {
+    personalizations: [
+      {
+        to: to.map(party),
+        ...(cc.length === 0 ? {} : { cc: cc.map(party) }),
+        ...(bcc.length === 0 ? {} : { bcc: bcc.map(party) }),
+        // Comes back with every event of the Event Webhook.
+        custom_args: { sluice_id: mail.id },
+      },
+    ],
+    from: party(mail.from),
+    ...(mail.replyTo.length === 0 ? {} : { reply_to_list: mail.replyTo.map(party) }),
+    subject: mail.subject,
+    content: parts.length === 0 ? [{ type: 'text/plain', value: ' ' }] : parts,
+    headers: { ...mail.headers, 'Message-ID': mail.messageId, 'X-Sluice-Id': mail.id },
+  }
+}
+
+function party({ address, name }: Address) {
+  return { email: address, ...(name === undefined || name === '' ? {} : { name }) }
+}
+
+/** 202 has no body; 200 is the answer of the sandbox mode, which sends nothing. */
+function readAnswer({ status, headers, body }: HttpAnswer): Accepted | ApiFault {
+  const id = headers['x-message-id']
+  if (status === 202) {
+    const known = typeof id === 'string' && id !== '' ? { providerMessageId: safeText(id, []) } : {}
+    return { kind: 'accepted', reply: '202 Accepted', ...known, refused: [] }
+  }
+  const [first] = readJson(Refused, body)?.errors ?? []
+  if (first === undefined) return { status }
+  const field = first.field ?? undefined
+  const isRecipient = /^personalizations\.\d+\.(?:to|cc|bcc)\.\d+\.email$/.test(field ?? '')
+  return { status, providerCode: isRecipient ? 'recipient' : field, text: first.message }
+}

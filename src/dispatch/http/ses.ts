@@ -1,0 +1,140 @@
+import { AwsV4Signer } from 'aws4fetch'
+import { z } from 'zod'
+import type { HttpAnswer, HttpRequest } from './client.ts'
+import { type Accepted, jsonRequest, type MailApi, type Piece, readJson } from './mail-api.ts'
+import { type ApiFault, type ApiRule, safeText } from './verdict.ts'
+
+/** Amazon SES, API v2: docs.aws.amazon.com/ses/latest/APIReference-V2/API_SendEmail.html */
+
+export type SesSettings = {
+  readonly baseUrl: URL
+  readonly region: string
+  readonly accessKeyId: string
+  readonly secretAccessKey: string
+  readonly sessionToken?: string
+  readonly configurationSet?: string
+}
+
+/** docs.aws.amazon.com/ses/latest/dg/quotas.html: 40 MB a message for API v2, after its base64. */
+const MAX_BYTES = 40_000_000
+const PATH = '/v2/email/outbound-emails'
+
+/** "Errors" of API_SendEmail.html, then CommonErrors.html; older names of the same are still seen. */
+const RULES: readonly ApiRule[] = [
+  {
+    providerCodes: ['TooManyRequestsException', 'ThrottlingException', 'Throttling', 'RequestThrottled'],
+    // The daily quota has the same name as the rate; it is the only one that does not pass within seconds.
+    text: /daily/i,
+    verdict: { kind: 'unreachable', code: 'quota_exceeded' },
+  },
+  {
+    providerCodes: ['TooManyRequestsException', 'ThrottlingException', 'Throttling', 'RequestThrottled'],
+    verdict: { kind: 'unreachable', code: 'throttled' },
+  },
+  { providerCodes: ['LimitExceededException'], verdict: { kind: 'unreachable', code: 'throttled' } },
+  {
+    providerCodes: ['AccountSuspendedException', 'SendingPausedException', 'OptInRequired'],
+    verdict: { kind: 'unreachable', code: 'account_paused' },
+  },
+  {
+    providerCodes: ['MailFromDomainNotVerifiedException'],
+    verdict: { kind: 'unreachable', code: 'sender_unverified' },
+  },
+  // The same name stands for bad content and for an identity that is not verified (or a recipient, in the sandbox).
+  {
+    providerCodes: ['MessageRejected'],
+    text: /not verified/i,
+    verdict: { kind: 'unreachable', code: 'sender_unverified' },
+  },
+  { providerCodes: ['MessageRejected'], verdict: { kind: 'refused', code: 'content_refused' } },
+  { providerCodes: ['NotFoundException'], verdict: { kind: 'unreachable', code: 'provider_misconfigured' } },
+  {
+    providerCodes: [
+      'AccessDenied',
+      'AccessDeniedException',
+      'ExpiredTokenException',
+      'IncompleteSignature',
+      'InvalidClientTokenId',
+      'InvalidSignatureException',
+      'MissingAuthenticationToken',
+      'MissingAuthenticationTokenException',
+      'NotAuthorized',
+      'RequestExpired',
+      'SignatureDoesNotMatch',
+      'UnrecognizedClientException',
+    ],
+    verdict: { kind: 'unreachable', code: 'auth_failed' },
+  },
+]
+
+const Sent = z.object({ MessageId: z.string().min(1) })
+/** The message is `message` or `Message`, depending on the layer that refuses. */
+const Refused = z.object({
+  message: z.string().optional(),
+  Message: z.string().optional(),
+  __type: z.string().optional(),
+})
+
+export function sesApi(settings: SesSettings): MailApi {
+  const { secretAccessKey, sessionToken } = settings
+  return {
+    maxBytes: Math.floor(MAX_BYTES * 0.74),
+    secrets: sessionToken === undefined ? [secretAccessKey] : [secretAccessKey, sessionToken],
+    writesHeaders: false,
+    rules: RULES,
+    toRequest: (piece) => signed(settings, piece),
+    readAnswer,
+  }
+}
+
+/** SigV4 covers host, date, token and body; nothing else is added to the request afterwards that it should cover. */
+async function signed(settings: SesSettings, piece: Piece): Promise<HttpRequest> {
+  const { baseUrl, region, accessKeyId, secretAccessKey, sessionToken } = settings
+  const plain = jsonRequest(PATH, {}, content(settings, piece))
+  const { headers } = await new AwsV4Signer({
+    method: 'POST',
+    url: new URL(baseUrl.pathname.replace(/\/$/, '') + PATH, baseUrl).href,
+    headers: plain.headers,
+    body: plain.body as Uint8Array<ArrayBuffer>,
+    accessKeyId,
+    secretAccessKey,
+    service: 'ses',
+    region,
+    ...(sessionToken === undefined ? {} : { sessionToken }),
+  }).sign()
+  return { ...plain, headers: { ...plain.headers, ...Object.fromEntries(headers) } }
+}
+
+/** Who gets a raw message is said by `Destination`; its own headers only show it. */
+function content({ configurationSet }: SesSettings, { raw, addressing }: Piece) {
+  const addresses = (list: Piece['addressing']['to']) => list.map(({ address }) => address)
+  return {
+    Content: { Raw: { Data: raw.toString('base64') } },
+    Destination: {
+      ToAddresses: addresses(addressing.to),
+      CcAddresses: addresses(addressing.cc),
+      BccAddresses: addresses(addressing.bcc),
+    },
+    ...(configurationSet === undefined ? {} : { ConfigurationSetName: configurationSet }),
+  }
+}
+
+function readAnswer({ status, headers, body }: HttpAnswer): Accepted | ApiFault {
+  if (status === 200) {
+    const sent = readJson(Sent, body)
+    if (sent === undefined) return { status }
+    const id = safeText(sent.MessageId, [])
+    return { kind: 'accepted', reply: `200 ${id}`, providerMessageId: id, refused: [] }
+  }
+  const refused = readJson(Refused, body)
+  const type = headers['x-amzn-errortype']
+  // `Name:http://internal/…` in the header, `prefix#Name` in the body.
+  const [name = ''] = (typeof type === 'string' ? type : (refused?.__type?.split('#').at(-1) ?? '')).split(
+    ':',
+  )
+  return {
+    status,
+    providerCode: name === '' ? undefined : name,
+    text: refused?.message ?? refused?.Message,
+  }
+}

@@ -1,0 +1,235 @@
+import type { Readable } from 'node:stream'
+import type { NodemailerError } from 'nodemailer/lib/errors'
+import SMTPConnection, { type SMTPConnectionSendInfo } from 'nodemailer/lib/smtp-connection'
+import type { SmtpTarget } from '../smtp-url.ts'
+import { outcomeOf, parseReply, rateOf, refusedRecipient, type SmtpPhase } from './classify.ts'
+import type { Envelope, SendOutcome, UnreachableCode } from './transport.ts'
+
+const QUIT_MS = 2_000
+/** A server's whole reply; beyond that it is not SMTP. */
+const MAX_REPLY_BYTES = 64 * 1024
+
+export type SmtpSettings = {
+  readonly target: SmtpTarget
+  readonly name: string | undefined
+}
+type Result<T> =
+  | { readonly ok: true; readonly value: T }
+  | { readonly ok: false; readonly error: NodemailerError }
+type Done<T> = (error: NodemailerError | null | undefined, value: T) => void
+
+/** One connection, for one message at a time. */
+export class SmtpSession {
+  messages = 0
+  ended = false
+  readonly #settings: SmtpSettings
+  readonly #connection: SMTPConnection
+  #needsReset = false
+  #failExchange: ((error: NodemailerError) => void) | undefined
+
+  constructor(settings: SmtpSettings, onEnd: () => void) {
+    this.#settings = settings
+    this.#connection = new SMTPConnection(connectionOptions(settings))
+    this.#connection.on('error', (error: NodemailerError) => this.#failExchange?.(error))
+    this.#connection.once('end', () => {
+      this.ended = true
+      onEnd()
+      // A reply that ended the session is reported right after this event; only without one was the connection lost.
+      setImmediate(() => this.#failExchange?.(clientError('ECONNECTION', 'the connection was closed')))
+    })
+  }
+
+  /** Connects, encrypts and authenticates; answers with the outcome of the message when that fails. */
+  async open(signal: AbortSignal | undefined): Promise<SendOutcome | undefined> {
+    const connection = this.#connection
+    const { target } = this.#settings
+    const { timeouts } = target
+    const connected = await this.#exchange<undefined>(
+      timeouts.connectMs + timeouts.greetingMs,
+      signal,
+      (done) => connection.connect((error) => done(error, undefined)),
+    )
+    if (!connected.ok) return this.#abandon(openingPhase(connection, connected.error), connected.error)
+    if (target.auth === undefined) return undefined
+    if (!connection.secure && target.tls !== 'none') {
+      connection.close()
+      return unreachable(
+        'auth_needs_tls',
+        'the server offers no STARTTLS, and a password is not sent without (tls=none)',
+      )
+    }
+    if (!connection.allowsAuth) {
+      connection.close()
+      return unreachable(
+        'auth_unavailable',
+        'the server offers no authentication, but the SMTP URL has a user',
+      )
+    }
+    const auth = { ...target.auth }
+    const login = await this.#exchange<unknown>(timeouts.greetingMs, signal, (done) =>
+      connection.login(auth, done),
+    )
+    return login.ok ? undefined : this.#abandon('auth', login.error)
+  }
+
+  async send(envelope: Envelope, payload: Buffer, signal: AbortSignal | undefined): Promise<SendOutcome> {
+    let handedOver = false
+    this.messages += 1
+    const client = { from: envelope.from, to: [...envelope.to], size: payload.length }
+    const source = payloadSource((clientStream) => {
+      // The client's own stream would look at every byte again and write twice; the reply is awaited either way.
+      clientStream.unpipe()
+      handedOver = this.#handOver(payload)
+    })
+    const result = await this.#exchange<SMTPConnectionSendInfo>(
+      2 * this.#settings.target.timeouts.socketMs,
+      signal,
+      (done) => this.#connection.send(client, source, done),
+    )
+    if (result.ok) return this.#accepted(result.value)
+    const { error } = result
+    const answer = parseReply(error.response ?? '')
+    // 503 says that the two sides disagree on where they are: only a new session puts that right.
+    this.#needsReset = (answer.smtpCode ?? 0) >= 400 && answer.smtpCode !== 503
+    if (isOverSizeLimit(error)) return { kind: 'refused', code: 'message_too_large' }
+    const phase = handedOver ? 'content' : sendingPhase(error)
+    return this.#needsReset ? outcomeOf(phase, error) : this.#abandon(phase, error)
+  }
+
+  /** False, and nothing is written, unless the server said 354: any other would read the content as commands. */
+  #handOver(payload: Buffer): boolean {
+    const { _socket: socket, lastServerResponse: goAhead } = this.#connection
+    if (!socket || goAhead === false || !goAhead.startsWith('354')) {
+      this.#failExchange?.(clientError('EPROTOCOL', 'the answer to DATA is not 354'))
+      return false
+    }
+    socket.write(payload)
+    return true
+  }
+
+  /** Whether another message can follow. */
+  async makeReady(): Promise<boolean> {
+    if (!this.#needsReset || this.ended) return !this.ended
+    this.#needsReset = false
+    const reset = await this.#exchange<unknown>(this.#settings.target.timeouts.socketMs, undefined, (done) =>
+      this.#connection.reset(done),
+    )
+    return reset.ok && !this.ended
+  }
+
+  /** Says goodbye, but does not wait for long to hear it. */
+  quit(): void {
+    setTimeout(() => this.close(), Math.min(QUIT_MS, this.#settings.target.timeouts.socketMs)).unref()
+    this.#connection.quit()
+  }
+
+  close(): void {
+    this.#connection.close()
+  }
+
+  #accepted(info: SMTPConnectionSendInfo): SendOutcome {
+    const { reply = '', smtpCode = 0 } = parseReply(info.response)
+    // The client takes any answer that begins with a 2.
+    if (smtpCode < 200 || smtpCode > 299) {
+      return this.#abandon(
+        'content',
+        clientError('EPROTOCOL', 'the answer to the message is not an SMTP reply'),
+      )
+    }
+    const refused = (info.rejectedErrors ?? []).map(refusedRecipient)
+    const id = info.serverMessageId
+    // What the provider says of itself while it refuses one recipient holds for the next message as well.
+    const rate = refused.map((each) => rateOf(each.code, each)).find((each) => each.rate !== undefined)
+    return {
+      kind: 'accepted',
+      reply,
+      refused,
+      ...rate,
+      ...(id === undefined ? {} : { providerMessageId: id }),
+    }
+  }
+
+  #abandon(phase: SmtpPhase, error: NodemailerError): SendOutcome {
+    this.#connection.close()
+    return outcomeOf(phase, error)
+  }
+
+  /** One step of the dialogue. Its own answer, a fault of the connection, the limit and the signal race to end it. */
+  #exchange<T>(
+    limitMs: number,
+    signal: AbortSignal | undefined,
+    start: (done: Done<T>) => void,
+  ): Promise<Result<T>> {
+    return new Promise((resolve) => {
+      const finish = (result: Result<T>) => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', abort)
+        this.#failExchange = undefined
+        resolve(result)
+      }
+      const abort = () => finish({ ok: false, error: clientError('EABORT', 'the send was aborted') })
+      const expire = () =>
+        finish({ ok: false, error: clientError('ETIMEDOUT', `no answer within ${limitMs} ms`) })
+      const timer = setTimeout(expire, limitMs)
+      if (signal?.aborted) return abort()
+      signal?.addEventListener('abort', abort, { once: true })
+      this.#failExchange = (error) => finish({ ok: false, error })
+      try {
+        start((error, value) => finish(error ? { ok: false, error } : { ok: true, value }))
+      } catch (cause) {
+        // The client reports through its callback; should it throw all the same, a send still ends in an outcome.
+        finish({ ok: false, error: clientError('EPROTOCOL', String(cause)) })
+      }
+    })
+  }
+}
+
+function connectionOptions({ target, name }: SmtpSettings) {
+  const { timeouts } = target
+  return {
+    host: target.host,
+    port: target.port,
+    secure: target.secure,
+    requireTLS: target.tls === 'required' && !target.secure,
+    ignoreTLS: target.tls === 'none',
+    opportunisticTLS: target.tls === 'opportunistic',
+    tls: { rejectUnauthorized: target.verify },
+    name,
+    connectionTimeout: timeouts.connectMs,
+    dnsTimeout: timeouts.connectMs,
+    greetingTimeout: timeouts.greetingMs,
+    socketTimeout: timeouts.socketMs,
+    // A session that is closed without goodbye has nothing left to say; waiting would only hold the socket.
+    socketCloseTimeout: 0,
+    maxResponseSize: MAX_REPLY_BYTES,
+  }
+}
+
+/** Stands in for a stream: the client pipes it exactly when the server said "go ahead", which is when content begins. */
+function payloadSource(onGoAhead: (clientStream: Readable) => void): Readable {
+  return { pipe: onGoAhead } as unknown as Readable
+}
+
+function openingPhase(connection: SMTPConnection, { command = '', response }: NodemailerError): SmtpPhase {
+  if (connection.upgrading || command === 'STARTTLS') return 'tls'
+  if (command === 'EHLO' || command === 'HELO') return 'hello'
+  return response === undefined && connection.stage === 'init' ? 'connect' : 'greeting'
+}
+
+function sendingPhase({ command }: NodemailerError): SmtpPhase {
+  if (command === 'RCPT TO') return 'rcpt'
+  return command === 'DATA' ? 'data' : 'mail'
+}
+
+/** The server's SIZE (RFC 1870) is known before anything is sent, so this refusal comes from the client. */
+function isOverSizeLimit({ code, command, response }: NodemailerError): boolean {
+  return code === 'EMESSAGE' && command === 'MAIL FROM' && response === undefined
+}
+
+export function unreachable(code: UnreachableCode, reason: string): SendOutcome {
+  return { kind: 'unreachable', code, reason }
+}
+
+function clientError(code: string, message: string): NodemailerError {
+  return Object.assign(new Error(message), { code })
+}
