@@ -75,11 +75,14 @@ create table mail.provider_state (
   blocked_reason text,
   blocks_in_row integer not null default 0,
   remaining integer,
-  remaining_until timestamptz
+  remaining_until timestamptz,
+  unusable_reason text
 ) with (fillfactor = 10);
 comment on table mail.provider_state is 'How each provider is doing, as all workers see it; written only when something changes.';
 comment on column mail.provider_state.breaker_until is 'Open: when a few probes may go. Half-open: when probes that never reported are given up.';
 comment on column mail.provider_state.blocked_until is 'The provider said: nothing before that (429, Retry-After, SMTP 4.7.x).';
+comment on column mail.provider_state.unusable_reason is
+  'Why a worker could not open it: the variable with its credentials is not set there, or cannot be used.';
 comment on column mail.provider_state.remaining is 'What the provider said remains of its own limit, until remaining_until.';
 
 create table mail.provider_window (

@@ -99,7 +99,7 @@ create view mail.provider_status as
 select
   p.name as provider,
   p.transport,
-  coalesce(h.reason, case when s.breaker = 'half_open' then 'its breaker is half-open: probes find out whether it is back' end, 'sending') as status,
+  coalesce(s.unusable_reason, h.reason, case when s.breaker = 'half_open' then 'its breaker is half-open: probes find out whether it is back' end, 'sending') as status,
   h.until,
   coalesce(s.breaker, 'closed') as breaker,
   (select coalesce(sum(w.requests), 0) from mail.provider_window w where w.provider = p.name and w.second > extract(epoch from now()) - 60) as requests_60s,

@@ -2,7 +2,8 @@ import { type Catalog, type Provider, settingsOf } from './catalog.ts'
 import { WorkerSession } from './db/session.ts'
 import { Dispatcher } from './dispatch/dispatcher.ts'
 import { Health } from './dispatch/health.ts'
-import { openTransport } from './dispatch/open-transport.ts'
+import { openTransport, TransportSettingsError } from './dispatch/open-transport.ts'
+import { tellUsable } from './dispatch/pacing.ts'
 import { Settler } from './dispatch/settler.ts'
 import type { Transport } from './dispatch/transport.ts'
 import { type InboxSink, startInboxSink } from './inbox/sink.ts'
@@ -160,34 +161,39 @@ export class Worker {
 
   /** Undefined when it cannot be opened: its mail waits, and the log says what is missing. */
   #openTransport(provider: Provider): Transport | undefined {
-    const { config, log } = this.#core
+    const { config } = this.#core
     const { name, transport, credentialsEnv, baseUrl, options } = provider
     const isInbox = transport === 'inbox'
     const credentials = isInbox ? this.#inbox?.url : config.environment[credentialsEnv ?? '']
     if (credentials === undefined || credentials === '') {
-      log.error(
-        { provider: name, variable: credentialsEnv },
-        isInbox
-          ? 'the local inbox is refused in production; mail for this provider waits'
-          : 'the variable with this provider’s credentials is not set; mail for it waits',
-      )
+      const missing = `the variable ${credentialsEnv} is not set in the worker's environment`
+      this.#tellUsable(name, isInbox ? 'the local inbox is refused in production' : missing)
       return undefined
     }
     try {
-      return openTransport({
+      const opened = openTransport({
         transport: isInbox ? 'smtp' : transport,
         credentials,
         options,
         ...(baseUrl === null ? {} : { baseUrl }),
         maxConnections: () => this.#slots(),
       })
+      this.#tellUsable(name, null)
+      return opened
     } catch (error) {
-      log.error(
-        { provider: name, variable: credentialsEnv, error },
-        'this provider cannot be opened; mail for it waits',
-      )
+      if (!(error instanceof TransportSettingsError)) throw error
+      this.#tellUsable(name, `it cannot be opened: ${error.message}`)
       return undefined
     }
+  }
+
+  /** For mail.provider_status: settings never hold credentials, and neither do these reasons. */
+  #tellUsable(provider: string, reason: string | null): void {
+    const { db, log } = this.#core
+    if (reason !== null) log.error({ provider, reason }, 'this provider cannot be used; mail for it waits')
+    tellUsable(db, provider, reason).catch((error: unknown) => {
+      log.debug({ provider, error }, 'could not tell whether a provider can be used')
+    })
   }
 
   /** Enough connections for every stream's slots as they are now: one whose sends hang leaves the others theirs. */

@@ -398,6 +398,10 @@ export interface MailProviderState {
    */
   remaining: number | null
   remaining_until: Timestamp | null
+  /**
+   * Why a worker could not open it: the variable with its credentials is not set there, or cannot be used.
+   */
+  unusable_reason: string | null
 }
 
 export interface MailProviderStatus {

@@ -78,3 +78,14 @@ export async function noteRemaining(
     select mail.note_remaining(${provider}, ${remaining}::integer, ${resetMs}::integer)
   `.execute(db)
 }
+
+/** Whether a worker could open a provider's transport; a reason is told to operators, null takes it back. */
+export async function tellUsable(db: Database, provider: string, reason: string | null): Promise<void> {
+  await sql`/* dispatch.usable */
+    insert into mail.provider_state as s (provider, unusable_reason)
+    select ${provider}, ${reason}::text
+    where ${reason}::text is not null or exists (select from mail.provider_state where provider = ${provider})
+    on conflict (provider) do update set unusable_reason = excluded.unusable_reason
+    where s.unusable_reason is distinct from excluded.unusable_reason
+  `.execute(db)
+}

@@ -4,7 +4,7 @@ import { createKey, type KeyScope } from '../../src/keys.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { post, untilStatus } from '../support/messages.ts'
-import { spawnService, startTestService, type TestService } from '../support/service.ts'
+import { startTestService, type TestService } from '../support/service.ts'
 import { type SmtpSink, startSmtpSink } from '../support/smtp-sink.ts'
 
 let database: TestDatabase
@@ -211,16 +211,12 @@ describe('a provider', () => {
     assert.deepEqual([answer.status, answer.body.base_url], [200, null])
   })
 
-  test('without its variable is made, and the log says what is missing', async (t) => {
-    const fresh = await createTestDatabase(t)
-    const spawned = await spawnService(t, fresh.url, { SMTP_URL: sink.url })
-    const body = { transport: 'resend', credentials_env: 'SURELY_NOT_SET' }
-    const made = await spawned.request('/providers/unset', { method: 'PUT', body })
-    assert.equal(made.status, 200)
-    const line = await spawned.logged(
-      'the variable with this provider’s credentials is not set; mail for it waits',
-    )
-    assert.partialDeepStrictEqual(line, { provider: 'unset', variable: 'SURELY_NOT_SET' })
+  test('without its variable is made, and its status names the variable until it has another', async () => {
+    await put('/providers/unset', { transport: 'resend', credentials_env: 'SURELY_NOT_SET' })
+    const status = async () => String((await rowOf('/providers', 'unset'))?.status)
+    await eventually('its status says so', async () => /SURELY_NOT_SET is not set/.test(await status()))
+    await put('/providers/unset', { transport: 'smtp', credentials_env: 'SMTP_URL' })
+    await eventually('it is sending', async () => (await status()) === 'sending')
   })
 })
 
