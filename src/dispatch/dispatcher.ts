@@ -288,7 +288,7 @@ export class Dispatcher {
       outcomes.find((outcome) => outcome !== undefined && isProviderFault(outcome)) ?? outcomes[0]
     if (telling === undefined) return
     if (isProviderFault(telling)) this.#waryUntil = Date.now() + WARY_MS
-    this.#deps.health.note(this.#provider, telling, this.#isSuspect())
+    await this.#deps.health.note(this.#provider, telling, this.#isSuspect())
   }
 
   /** Whatever goes wrong in a send is an outcome, so an error here is a bug, and seen as one: undefined. */

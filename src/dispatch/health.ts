@@ -53,8 +53,11 @@ export class Health {
     this.#worker = worker
   }
 
-  /** One request's outcome; `isSuspect` when its provider is not known to be well. */
-  note(provider: string, outcome: SendOutcome, isSuspect: boolean): void {
+  /**
+   * One request's outcome; `isSuspect` when its provider is not known to be well. Resolves at once, or after a
+   * fault or a pause when the database knows of it: until then nobody may take its slot.
+   */
+  async note(provider: string, outcome: SendOutcome, isSuspect: boolean): Promise<void> {
     const tally = this.#tallies.get(provider) ?? { requests: 0, faults: 0, reason: null }
     this.#tallies.set(provider, tally)
     tally.requests += 1
@@ -66,6 +69,7 @@ export class Health {
     this.#noteRate(provider, outcome)
     if (isFault || isSuspect) this.#tell()
     else this.#timer ??= setTimeout(() => this.#tell(), TELL_EACH_MS)
+    if (isFault || outcome.rate?.pauseMs !== undefined) await this.#telling
   }
 
   /** Resolves when everything noted so far was told or given up. */
