@@ -29,8 +29,8 @@ import type { Outgoing, SendOutcome, Transport } from './transport.ts'
  * - after the claim, before the provider answered, or after the answer and before it was settled: the
  *   message stays `sending` under this worker's number, and nobody can know whether it went out. Upkeep
  *   finds the session lock gone within seconds and does what the stream's `on_unknown` says. That is the
- *   one window for a duplicate, and it holds at most the sends in flight: no more is claimed than there
- *   are free slots;
+ *   one window for a duplicate, and it holds at most the sends in flight (no more is claimed than there are
+ *   free slots) and the outcomes not written yet (nothing is claimed while more than MAX_UNSETTLED wait);
  * - after the settling commit: done.
  */
 
