@@ -68,11 +68,15 @@ create table mail.event (
   at timestamptz not null default clock_timestamp(),
   type text not null,
   recipient text,
-  detail json
+  detail json,
+  xid xid8 not null default pg_current_xact_id()
 ) partition by range (message_id);
 create index event_of_message on mail.event (message_id);
+-- Rows of one transaction share an entry: 13 bytes a row, appended at the right end.
+create index event_feed on mail.event (xid);
 comment on table mail.event is 'What happened to each message, append only: the timeline.';
 comment on column mail.event.recipient is 'Set when the event is about one recipient of several.';
+comment on column mail.event.xid is 'The transaction that wrote it: what mail.read_events goes by, so that a late commit is never missed.';
 comment on column mail.event.detail is 'Attempt, provider, code, reply: what the type needs.';
 
 create table mail.message_default partition of mail.message default;

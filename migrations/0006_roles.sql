@@ -40,7 +40,7 @@ begin
     revoke insert, update, delete on mail.migration from mail_service;
     grant usage, select on all sequences in schema mail to mail_service;
     grant execute on all functions in schema mail to mail_service;
-    revoke execute on function mail.apply_grants() from mail_service;
+    revoke execute on function mail.apply_grants(), mail.adopt_events() from mail_service;
     alter default privileges in schema mail grant select, insert, update, delete on tables to mail_service;
     grant usage on schema pgboss to mail_service;
     grant select, insert, update, delete on all tables in schema pgboss to mail_service;
@@ -64,7 +64,7 @@ begin
   if to_regrole('mail_operator') is not null then
     grant select on mail.queue, mail.dlq, mail.dlq_summary, mail.provider_status, mail.stream, mail.provider, mail.bucket,
       mail.bucket_level, mail.provider_event, mail.provider_state, mail.worker, mail.intake_loss,
-      mail.message, mail.event, mail.suppression, mail.waiting_job, mail.dead_letter to mail_operator;
+      mail.message, mail.event, mail.consumer, mail.suppression, mail.waiting_job, mail.dead_letter to mail_operator;
     -- The pace of a provider is an operator's to change; where mail goes is not.
     grant insert (provider, name, quota, window_s, utilization, burst, reserve, counts),
       update (quota, window_s, utilization, burst, reserve, counts), delete on mail.bucket to mail_operator;
@@ -72,7 +72,8 @@ begin
       mail.pause(text, text), mail.resume(text, text), mail.settle_unknown(uuid, text),
       mail.dlq_retry(uuid), mail.dlq_retry(jsonb, integer, double precision),
       mail.dlq_discard(uuid), mail.dlq_discard(jsonb, integer),
-      mail.provider_hold(text, boolean), mail.most_common(jsonb) to mail_operator;
+      mail.provider_hold(text, boolean), mail.most_common(jsonb),
+      mail.read_events(text, integer), mail.latest_event() to mail_operator;
   end if;
 
   return missing;

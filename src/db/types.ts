@@ -73,6 +73,12 @@ export interface MailClaim {
   worker: number
 }
 
+export interface MailConsumer {
+  cursor: string
+  moved_at: Generated<Timestamp>
+  name: string
+}
+
 export interface MailDeadLetter {
   attempts: Generated<number>
   code: string
@@ -135,6 +141,10 @@ export interface MailEvent {
    */
   recipient: string | null
   type: string
+  /**
+   * The transaction that wrote it: what mail.read_events goes by, so that a late commit is never missed.
+   */
+  xid: Generated<string>
 }
 
 export interface MailIdempotency {
@@ -532,6 +542,7 @@ export interface DB {
   'mail.bucket': MailBucket
   'mail.bucket_level': MailBucketLevel
   'mail.claim': MailClaim
+  'mail.consumer': MailConsumer
   'mail.dead_letter': MailDeadLetter
   'mail.dlq': MailDlq
   'mail.dlq_summary': MailDlqSummary
