@@ -56,15 +56,17 @@ begin
 
   if to_regrole('mail_reader') is not null then
     grant select on mail.queue, mail.dlq, mail.dlq_summary, mail.provider_status, mail.stream, mail.provider, mail.bucket,
-      mail.provider_event, mail.worker, mail.intake_loss to mail_reader;
+      mail.provider_event, mail.worker, mail.intake_loss, mail.stats, mail.stat, mail.stat_time to mail_reader;
     -- The views ask these with the reader's own rights.
-    grant execute on function mail.provider_hold(text, boolean), mail.most_common(jsonb) to mail_reader;
+    grant execute on function mail.provider_hold(text, boolean), mail.most_common(jsonb),
+      mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_reader;
   end if;
 
   if to_regrole('mail_operator') is not null then
     grant select on mail.queue, mail.dlq, mail.dlq_summary, mail.provider_status, mail.stream, mail.provider, mail.bucket,
       mail.bucket_level, mail.provider_event, mail.provider_state, mail.worker, mail.intake_loss,
-      mail.message, mail.event, mail.consumer, mail.suppression, mail.waiting_job, mail.dead_letter to mail_operator;
+      mail.message, mail.event, mail.consumer, mail.suppression, mail.waiting_job, mail.dead_letter,
+      mail.stats, mail.stat, mail.stat_time to mail_operator;
     -- The pace of a provider is an operator's to change; where mail goes is not.
     grant insert (provider, name, quota, window_s, utilization, burst, reserve, counts),
       update (quota, window_s, utilization, burst, reserve, counts), delete on mail.bucket to mail_operator;
@@ -73,7 +75,8 @@ begin
       mail.dlq_retry(uuid), mail.dlq_retry(jsonb, integer, double precision),
       mail.dlq_discard(uuid), mail.dlq_discard(jsonb, integer),
       mail.provider_hold(text, boolean), mail.most_common(jsonb),
-      mail.read_events(text, integer), mail.latest_event() to mail_operator;
+      mail.read_events(text, integer), mail.latest_event(),
+      mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_operator;
   end if;
 
   return missing;

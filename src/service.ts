@@ -16,6 +16,7 @@ import { seedDefaultProvider } from './providers.ts'
 import { Bells } from './queue/bells.ts'
 import { type Boss, ensureQueues, startBoss } from './queue/boss.ts'
 import { Rescuer } from './upkeep/rescue.ts'
+import { createStatisticsLoop } from './upkeep/statistics.ts'
 import { createUpkeepLoop } from './upkeep/upkeep.ts'
 import { Worker } from './worker.ts'
 
@@ -117,8 +118,10 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   const worker = config.roles.has('worker') ? await orClose(Worker.start(core), close) : undefined
   const { acceptor, mover } = createIntake(core)
   const upkeep = createUpkeep(core, worker)
+  const statistics = worker === undefined ? undefined : createStatisticsLoop(core)
   mover.start()
   upkeep.start()
+  statistics?.start()
   const hasInbox =
     !config.isProduction &&
     [...core.catalog.current.providers.values()].some(({ transport }) => transport === 'inbox')
@@ -135,7 +138,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
       ends('intake', closeDoor(), settled),
       ends('worker', worker?.stop(limit) ?? Promise.resolve(), settled),
     ])
-    const isUpkeepEnded = await ends('upkeep', upkeep.stop(), settled)
+    const isUpkeepEnded = await ends('upkeep', Promise.all([upkeep.stop(), statistics?.stop()]), settled)
     const isClosed = await ends('connections', close(), Date.now() + CLOSE_MS)
     const isClean = isUpkeepEnded && isClosed && parts.every((isEnded) => isEnded)
     log.info({ isClean }, 'stopped')

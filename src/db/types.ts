@@ -447,6 +447,80 @@ export interface MailQueue {
   stream: string | null
 }
 
+export interface MailStat {
+  bounced: Generated<Int8>
+  clicked: Generated<Int8>
+  complained: Generated<Int8>
+  day: Timestamp
+  dead: Generated<Int8>
+  /**
+   * Attempts put off, at the provider or by it.
+   */
+  deferred: Generated<Int8>
+  delivered: Generated<Int8>
+  /**
+   * Of the recipient the event is about, otherwise of the first one; (other) beyond 500 in a day and stream.
+   */
+  domain: string
+  /**
+   * Times, not people: a message opened twice counts twice.
+   */
+  opened: Generated<Int8>
+  provider: string
+  /**
+   * Messages a provider took.
+   */
+  sent: Generated<Int8>
+  stream: string
+  suppressed: Generated<Int8>
+  tag: string
+  template: string
+  template_version: number
+  unsubscribed: Generated<Int8>
+}
+
+export interface MailStats {
+  bounced: Int8 | null
+  clicked: Int8 | null
+  complained: Int8 | null
+  day: Timestamp | null
+  dead: Int8 | null
+  deferred: Int8 | null
+  delivered: Int8 | null
+  domain: string | null
+  opened: Int8 | null
+  p50_s: number | null
+  p95_s: number | null
+  p99_s: number | null
+  provider: string | null
+  sent: Int8 | null
+  stream: string | null
+  suppressed: Int8 | null
+  tag: string | null
+  template: string | null
+  template_version: number | null
+  unsubscribed: Int8 | null
+}
+
+export interface MailStatTime {
+  bucket: number
+  day: Timestamp
+  domain: string
+  messages: Int8
+  provider: string
+  stream: string
+  tag: string
+  template: string
+  template_version: number
+}
+
+export interface MailStatValue {
+  day: Timestamp
+  kind: string
+  stream: string
+  value: string
+}
+
 export interface MailStream {
   /**
    * Failed attempts before a message becomes a dead letter.
@@ -564,6 +638,10 @@ export interface DB {
   'mail.provider_status': MailProviderStatus
   'mail.provider_window': MailProviderWindow
   'mail.queue': MailQueue
+  'mail.stat': MailStat
+  'mail.stat_time': MailStatTime
+  'mail.stat_value': MailStatValue
+  'mail.stats': MailStats
   'mail.stream': MailStream
   'mail.suppression': MailSuppression
   'mail.template': MailTemplate

@@ -9,9 +9,10 @@ import type { AppDeps } from './deps.ts'
 import { emailRoutes } from './emails.ts'
 import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
+import { statsRoutes } from './stats.ts'
 import { templateRoutes } from './templates.ts'
 
-const API_PATHS = ['/emails', '/templates', '/streams', '/providers', '/dead-letters']
+const API_PATHS = ['/emails', '/templates', '/streams', '/providers', '/dead-letters', '/stats']
 
 /** The REST API in Resend's shape, and in development the local inbox. */
 export function createApp(deps: AppDeps): Hono {
@@ -35,6 +36,7 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/streams', streamRoutes(deps))
   app.route('/providers', providerRoutes(deps))
   app.route('/dead-letters', deadLetterRoutes(deps))
+  app.route('/stats', statsRoutes(deps))
   return app
 }
 
