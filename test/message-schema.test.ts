@@ -115,8 +115,8 @@ describe('a required field', () => {
   })
 
   it('is reported in the order of the schema when several are absent', () => {
-    missing({}, 'from')
-    missing({ from: 'a@b.c' }, 'to')
+    missing({}, 'to')
+    missing({ to: 'a@b.c' }, 'from')
   })
 
   it('is not the problem when it is there but wrong', () => {
