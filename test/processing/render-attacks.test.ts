@@ -287,7 +287,14 @@ describe('an attack ends', () => {
   for (const [name, { html, variables = {}, partials = {}, ends }] of Object.entries(ATTACKS)) {
     test(name, async () => {
       const used = Object.entries(partials).map(([name, source]) => ({ name, html: source, text: null }))
-      const template = { key: `${name}@1`, subject: null, html, text: null, partials: used, onMissing: 'list' as const }
+      const template = {
+        key: `${name}@1`,
+        subject: null,
+        html,
+        text: null,
+        partials: used,
+        onMissing: 'list' as const,
+      }
       const startedAt = performance.now()
       const { results } = await pool.render([{ id: name, template, variables }])
       assert.ok(performance.now() - startedAt < BOUND_MS)
@@ -299,7 +306,8 @@ describe('an attack ends', () => {
           `rendered ${result.rendered.html?.slice(0, 80)}`,
         )
       else assert.ok(RENDER_FAILURES.includes(result.code))
-      if (typeof ends === 'object') assert.deepEqual(result.ok && result.rendered, ends, JSON.stringify(result))
+      if (typeof ends === 'object')
+        assert.deepEqual(result.ok && result.rendered, ends, JSON.stringify(result))
       else if (ends !== 'any')
         assert.equal(result.ok ? 'rendered' : result.code, ends, JSON.stringify(result))
       assert.equal('polluted' in {}, false)
