@@ -169,7 +169,7 @@ create table mail.template (
   id uuid primary key default gen_random_uuid(),
   name text not null
     constraint template_name_is_1_to_200_long check (length(name) between 1 and 200)
-    constraint template_name_fits_a_url check (name not in ('.', '..'))
+    constraint template_name_is_not_dots check (name not in ('.', '..'))
     constraint template_name_is_no_id check (name !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'),
   alias text
     constraint template_alias_is_a_word check (alias ~ '^[A-Za-z0-9_-]{1,100}$')

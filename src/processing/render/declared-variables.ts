@@ -12,6 +12,7 @@ export function withFallbacks(
   missing: MissingVariables | undefined,
   isStrict: boolean,
 ): Record<string, unknown> {
+  if (declared.length === 0) return variables
   const filled = { ...variables }
   for (const { key, type, fallback_value: fallback } of declared) {
     const given = Object.hasOwn(variables, key) ? variables[key] : undefined

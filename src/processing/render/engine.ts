@@ -110,7 +110,7 @@ export function renderTemplates(
     liquid: engine,
   }
   // Said to the context alone: conditions ask leniently, and `assign` (which looks at the engine) does not.
-  const options = { ...engine.options, lenientIf: true }
+  const options = missing === undefined ? engine.options : { ...engine.options, lenientIf: true }
   const context = new MailContext(missing, variables, options, { sync: true }, meters)
   toValueSync(engine.renderer.renderTemplates(templates, context, emitter))
 }

@@ -1,6 +1,7 @@
 import { Context, Expression } from 'liquidjs'
 
 type Settings = ConstructorParameters<typeof Context>
+type Path = Parameters<Context['_get']>[0]
 type Values = Generator<unknown, unknown, unknown>
 
 /** More than a person wants to read, and far more than one mistake causes. */
@@ -40,9 +41,14 @@ export class MailContext extends Context {
     this.#settings = settings
   }
 
-  override *_get(path: Parameters<Context['_get']>[0]): IterableIterator<unknown> {
-    const value: unknown = yield super._get(path)
-    if (value === undefined && this.asking === 0) this.#missing?.add(path)
+  override _get(path: Path): IterableIterator<unknown> {
+    const value = super._get(path)
+    return this.#missing === undefined ? value : this.#noted(path, value, this.#missing)
+  }
+
+  *#noted(path: Path, reading: unknown, missing: MissingVariables): Values {
+    const value: unknown = yield reading
+    if (value === undefined && this.asking === 0) missing.add(path)
     return value
   }
 
