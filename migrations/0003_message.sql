@@ -55,11 +55,15 @@ create table mail.message_prepared (
   html text,
   text text,
   left_out text[],
+  sender json,
+  reply_to json,
   primary key (id)
 ) partition by range (id);
 comment on table mail.message_prepared is
   'What processing made of a message: rendered parts, recipients left out. No row when it goes out as it was accepted. Written once.';
 comment on column mail.message_prepared.left_out is 'Suppressed addresses that were taken off the envelope.';
+comment on column mail.message_prepared.sender is 'The template''s, when the message names none: {address, name}.';
+comment on column mail.message_prepared.reply_to is 'The template''s, when the message names none: a list of {address, name}.';
 
 create sequence mail.event_seq cache 32;
 create table mail.event (
@@ -162,34 +166,82 @@ comment on table mail.dead_letter is 'Messages that failed for good, each once: 
 comment on column mail.dead_letter.reason is 'What a person needs to repair it: the provider''s reply, the template''s complaint, the field that is wrong.';
 
 create table mail.template (
-  id uuid not null,
+  id uuid primary key default gen_random_uuid(),
+  name text not null
+    constraint template_name_is_1_to_200_long check (length(name) between 1 and 200)
+    constraint template_name_is_not_dots check (name not in ('.', '..'))
+    constraint template_name_is_no_id check (name !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'),
+  alias text
+    constraint template_alias_is_a_word check (alias ~ '^[A-Za-z0-9_-]{1,100}$')
+    constraint template_alias_is_no_id check (alias !~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'),
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  removed_at timestamptz
+);
+create unique index template_name_is_unique on mail.template (name) where removed_at is null;
+create unique index template_alias_is_unique on mail.template (alias) where removed_at is null;
+comment on table mail.template is
+  'What a message names as its template; the content is in mail.template_version. A removed one stays, so that what was sent can be read again.';
+comment on column mail.template.alias is 'A second name. A message may give the id, the alias or the name.';
+
+create function mail.template_uses(subject text, html text, plain text) returns text[]
+language sql immutable
+set search_path = pg_catalog, mail, pg_temp
+as $$
+  select coalesce(array_agg(distinct coalesce(found[1], found[2])), '{}')
+  from regexp_matches(
+    coalesce(subject, '') || E'\n' || coalesce(html, '') || E'\n' || coalesce(plain, ''),
+    '\{%-?\s*(?:render|layout)\s+(?:''([^'']+)''|"([^"]+)")',
+    'g'
+  ) as found
+$$;
+comment on function mail.template_uses(text, text, text) is
+  'Names of the templates that these sources render or take for their layout; also those inside a comment.';
+
+create table mail.template_version (
+  template_id uuid not null references mail.template (id),
   version integer not null
     constraint version_is_positive check (version > 0),
-  name text not null
-    constraint template_name_is_1_to_200_long check (length(name) between 1 and 200),
+  id uuid not null unique default gen_random_uuid(),
   subject text,
   html text,
   text text,
+  sender text,
+  reply_to text[],
+  variables jsonb not null default '[]'
+    constraint template_variables_is_a_list check (jsonb_typeof(variables) = 'array'),
+  is_strict boolean not null default false,
+  uses text[] not null generated always as (mail.template_uses(subject, html, text)) stored,
   created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
   published_at timestamptz,
-  primary key (id, version),
-  constraint template_version_is_unique_by_name unique (name, version),
+  primary key (template_id, version),
   constraint template_has_a_body check (html is not null or text is not null)
 );
-comment on table mail.template is 'Liquid templates by version. A published version never changes: what was sent can be read again.';
+create unique index template_has_one_draft on mail.template_version (template_id) where published_at is null;
+comment on table mail.template_version is
+  'Liquid templates by version. A published version never changes: what was sent can be read again. At most one is not published: the draft.';
+comment on column mail.template_version.sender is 'For messages without a from: address, or Name <address>.';
+comment on column mail.template_version.reply_to is 'For messages without a reply_to.';
+comment on column mail.template_version.variables is 'Declared variables: a list of {key, type: string or number, fallback_value}.';
+comment on column mail.template_version.is_strict is 'A message that lacks a variable is a dead letter; otherwise what is missing renders as nothing.';
+comment on column mail.template_version.uses is 'Names of the templates it renders or takes for its layout.';
 
 create function mail.published_template_is_immutable() returns trigger
 language plpgsql
 set search_path = pg_catalog, mail, pg_temp
 as $$
+declare
+  named text;
 begin
-  raise exception 'template % version % is published and cannot change', old.name, old.version
+  select t.name into named from mail.template t where t.id = old.template_id;
+  raise exception 'template % version % is published and cannot change', named, old.version
     using errcode = 'object_not_in_prerequisite_state',
       hint = 'Save the change as a new version and publish that.';
 end
 $$;
 create trigger published_template_is_immutable
-before update or delete on mail.template
+before update or delete on mail.template_version
 for each row when (old.published_at is not null)
 execute function mail.published_template_is_immutable();
 

@@ -18,8 +18,8 @@ begin
       using errcode = 'invalid_parameter_value',
         hint = 'For example select mail.send(''{"from":"shop@example.com","to":"ann@example.com","subject":"Hello","text":"Hi"}'')';
   end if;
-  if send.message -> 'from' is null or send.message -> 'to' is null then
-    raise exception 'mail.send needs "from" and "to" in its message'
+  if send.message -> 'to' is null or (send.message -> 'from' is null and send.message -> 'template' is null) then
+    raise exception 'mail.send needs "to" in its message, and "from" unless a template is given'
       using errcode = 'invalid_parameter_value';
   end if;
 

@@ -2,7 +2,7 @@ import { parseAddress } from './address.ts'
 import type { Problem } from './errors.ts'
 import type { Address, Message, TemplateReference } from './message.ts'
 import { readHeaders } from './message-headers.ts'
-import { below, invalid, type MessageShape, missing, Refusal, readShape } from './message-shape.ts'
+import { ADDRESS, below, invalid, type MessageShape, missing, Refusal, readShape } from './message-shape.ts'
 import { lineFault, textFault } from './message-text.ts'
 import { checkVariables } from './message-variables.ts'
 
@@ -71,7 +71,7 @@ function readMessage(input: unknown, limits: MessageLimits): Message {
 }
 
 function readRecipients(shape: MessageShape, maxRecipients: number) {
-  const from = readMailbox('from', shape.from)
+  const from = readSender(shape)
   const to = readMailboxes('to', shape.to)
   if (to.length === 0)
     throw invalid('to', 'the list is empty; use at least one address like `name@example.com`')
@@ -85,7 +85,19 @@ function readRecipients(shape: MessageShape, maxRecipients: number) {
       `\`to\`, \`cc\` and \`bcc\` have ${count} addresses; use at most ${maxRecipients} in all`,
     )
   }
-  return { from, to, cc, bcc, reply_to: readMailboxes('reply_to', shape.reply_to) }
+  return {
+    ...(from !== undefined && { from }),
+    to,
+    cc,
+    bcc,
+    reply_to: readMailboxes('reply_to', shape.reply_to),
+  }
+}
+
+function readSender({ from, template }: MessageShape): Address | undefined {
+  if (from !== undefined) return readMailbox('from', from)
+  if (template !== undefined) return undefined
+  throw missing('from', `it is required unless a template is given; use ${ADDRESS}`)
 }
 
 function readMailboxes(field: string, value: string | string[] | undefined): Address[] {
@@ -159,7 +171,8 @@ function readTemplate(
 ): TemplateReference | undefined {
   if (template === undefined) return undefined
   const fault = lineFault(template.id)
-  if (fault !== undefined) throw invalid('template.id', `${fault}; use the id or the name of a template`)
+  if (fault !== undefined)
+    throw invalid('template.id', `${fault}; use the id, the alias or the name of a template`)
   const id = template.id.trim()
   if (id === '' || id.length > MAX_TEMPLATE_ID_CHARS) {
     throw invalid('template.id', `it is ${id.length} characters long; use 1 to ${MAX_TEMPLATE_ID_CHARS}`)

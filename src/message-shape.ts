@@ -7,7 +7,7 @@ const MAX_HEADERS = 50
 const MAX_METADATA = 50
 const MAX_SUBJECT_CHARS = 998
 
-const ADDRESS = 'an address like `name@example.com` or `Name <name@example.com>`'
+export const ADDRESS = 'an address like `name@example.com` or `Name <name@example.com>`'
 const ADDRESSES = `${ADDRESS}, or a list of them`
 const SUBJECT = `a line of at most ${MAX_SUBJECT_CHARS} characters`
 const TAG = '1 to 256 ASCII letters, digits, `_` or `-`'
@@ -30,7 +30,7 @@ const tagText = z.string(TAG).regex(/^[\w-]{1,256}$/, TAG)
  * The text given with each part says what is right there; it ends the sentence of the problem that is reported.
  */
 const messageSchema = z.strictObject({
-  from: z.string(ADDRESS),
+  from: z.string(ADDRESS).optional(),
   to: addresses,
   cc: addresses.optional(),
   bcc: addresses.optional(),
@@ -49,7 +49,7 @@ const messageSchema = z.strictObject({
   template: z
     .strictObject(
       {
-        id: z.string('the id or the name of a template'),
+        id: z.string('the id, the alias or the name of a template'),
         version: z.int(VERSION).min(1, VERSION).max(2_147_483_647, VERSION).optional(),
         variables: variables.optional(),
       },

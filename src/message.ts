@@ -5,7 +5,7 @@ export const MAX_MESSAGE_BYTES = 32 * 1_024 * 1_024
 export type Address = { readonly address: string; readonly name?: string }
 
 export type TemplateReference = {
-  /** The template's id or its name. */
+  /** The template's id, its alias or its name. */
   readonly id: string
   /** Unset: the latest published version when the message is processed. */
   readonly version?: number
@@ -14,7 +14,8 @@ export type TemplateReference = {
 
 /** A message as it is stored: checked, trimmed, addresses parsed, absent lists empty. */
 export type Message = {
-  readonly from: Address
+  /** Absent only when a template supplies it. */
+  readonly from?: Address
   readonly to: readonly Address[]
   readonly cc: readonly Address[]
   readonly bcc: readonly Address[]

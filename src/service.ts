@@ -246,10 +246,12 @@ async function openApi(core: Core, acceptor: Acceptor, hasInbox: boolean): Promi
     maxBodyBytes: config.maxBodyBytes,
     acceptTimeoutMs: config.acceptTimeoutMs,
     accept: (row, options) => acceptor.accept(row, options),
-    checkTemplate: async (parts) => {
-      const checked = await renderer.check({ key: 'draft', ...parts })
+    checkTemplate: async (source) => {
+      const checked = await renderer.check({ key: 'draft', ...source })
       return checked.ok ? undefined : checked.reason
     },
+    previewTemplate: (source, variables) =>
+      renderer.preview({ key: 'preview', onMissing: 'list', ...source }, variables),
   })
   const server = await listen(app, config)
   log.info({ url: server.url, roles: [...config.roles] }, 'listening')

@@ -1,107 +1,121 @@
-import { randomUUID } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Database } from './db/pool.ts'
-import { inTransaction, type Transaction } from './db/transaction.ts'
+import type { Transaction } from './db/transaction.ts'
+import type { TemplateContent } from './template-content.ts'
 
-/** A template as it is stored: versions grow by one, a published one never changes. */
-export type StoredTemplate = {
+/** A template and one of its versions. Versions grow by one; a published one never changes. */
+export type StoredTemplate = TemplateContent & {
   readonly id: string
-  readonly version: number
   readonly name: string
-  readonly subject: string | null
-  readonly html: string | null
-  readonly text: string | null
+  readonly alias: string | null
+  readonly version: number
+  readonly version_id: string
+  /** Names of the templates this version uses. */
+  readonly uses: readonly string[]
   readonly created_at: Date
+  readonly updated_at: Date
+  /** When this version was published; null: it is the draft. */
   readonly published_at: Date | null
+  /** When the latest of its versions was; null: none is. */
+  readonly last_published_at: Date | null
+  readonly has_draft: boolean
 }
 
-export type TemplateDraft = Pick<StoredTemplate, 'name' | 'subject' | 'html' | 'text'>
+/** Without its content, which can be large. */
+export type TemplateSummary = Omit<StoredTemplate, keyof TemplateContent | 'uses'>
 
-/**
- * Saves a draft under its name: version 1 of a new template, the next version of one that is published,
- * or in place of a draft that is not.
- */
-export async function saveDraft(db: Database, draft: TemplateDraft): Promise<StoredTemplate> {
-  return inTransaction(db, async (trx) => {
-    await lockName(trx, draft.name)
-    const latest = await trx
-      .selectFrom('mail.template')
-      .selectAll()
-      .where('name', '=', draft.name)
-      .orderBy('version', 'desc')
-      .limit(1)
-      .executeTakeFirst()
-    const parts = { subject: draft.subject, html: draft.html, text: draft.text }
-    if (latest !== undefined && latest.published_at === null) {
-      return trx
-        .updateTable('mail.template')
-        .set({ ...parts, created_at: new Date() })
-        .where('id', '=', latest.id)
-        .where('version', '=', latest.version)
-        .returningAll()
-        .executeTakeFirstOrThrow()
-    }
-    const identity = { id: latest?.id ?? randomUUID(), version: (latest?.version ?? 0) + 1, name: draft.name }
-    return trx
-      .insertInto('mail.template')
-      .values({ ...identity, ...parts })
-      .returningAll()
-      .executeTakeFirstOrThrow()
-  })
+const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
+
+/** The draft, or the latest version when there is none; or the version asked for. By id, alias or name. */
+export async function findTemplate(
+  db: Database | Transaction,
+  reference: string,
+  version: number | null = null,
+): Promise<StoredTemplate | undefined> {
+  const { rows } = await sql<StoredTemplate>`/* templates.find */
+    select ${columns}
+    from mail.template t
+    cross join lateral (
+      select * from mail.template_version v
+      where v.template_id = t.id and (${version}::integer is null or v.version = ${version}::integer)
+      order by v.published_at is null desc, v.version desc
+      limit 1
+    ) v
+    where t.id = (${idOf(reference)})
+  `.execute(db)
+  return rows[0]
 }
 
-/** Publishes the latest version; one that is published already stays as it is. Undefined: no such template. */
-export async function publishLatest(db: Database, reference: string): Promise<StoredTemplate | undefined> {
-  return inTransaction(db, async (trx) => {
-    const named = await trx
-      .selectFrom('mail.template')
-      .select('name')
-      .where(matches(reference))
-      .orderBy('version', 'desc')
-      .limit(1)
-      .executeTakeFirst()
-    if (named === undefined) return undefined
-    await lockName(trx, named.name)
-    const { rows } = await sql<StoredTemplate>`/* templates.publish */
-      with latest as (
-        select id, version from mail.template where name = ${named.name} order by version desc limit 1
-      ), published as (
-        update mail.template t set published_at = now()
-        from latest
-        where t.id = latest.id and t.version = latest.version and t.published_at is null
-        returning t.*
-      )
-      select * from published
-      union all
-      select t.* from mail.template t join latest using (id, version) where t.published_at is not null
-    `.execute(trx)
-    return rows[0]
-  })
-}
-
-/** Two who save or publish under one name at the same moment: the second sees what the first has done. */
-async function lockName(trx: Transaction, name: string): Promise<void> {
-  await sql`/* templates.lock */
-    select pg_advisory_xact_lock(hashtextextended(${`template ${name}`}, 0))
-  `.execute(trx)
-}
-
-/** Every version, the latest first. */
-export async function listVersions(db: Database, reference: string): Promise<StoredTemplate[]> {
-  const { rows } = await sql<StoredTemplate>`/* templates.versions */
-    select * from mail.template where ${matches(reference)} order by version desc
+/** Every version, the draft and the latest first; empty when there is no such template. */
+export async function listVersions(db: Database, reference: string): Promise<TemplateSummary[]> {
+  const { rows } = await sql<TemplateSummary>`/* templates.versions */
+    select ${summary}
+    from mail.template t
+    join mail.template_version v on v.template_id = t.id
+    where t.id = (${idOf(reference)})
+    order by v.published_at is null desc, v.version desc
   `.execute(db)
   return rows
 }
 
-/** The latest version of each template, by name. */
-export async function listTemplates(db: Database): Promise<StoredTemplate[]> {
-  const { rows } = await sql<StoredTemplate>`/* templates.list */
-    select distinct on (name) * from mail.template order by name, version desc
-  `.execute(db)
-  return rows
+export type TemplatePage = { readonly templates: TemplateSummary[]; readonly hasMore: boolean }
+export type PageOfTemplates = {
+  readonly limit: number
+  /** The id of a template of the list: those that come after it, or before it. */
+  readonly after: string | null
+  readonly before: string | null
 }
 
-function matches(reference: string) {
-  return sql<boolean>`(name = ${reference} or id::text = ${reference.toLowerCase()})`
+/** The latest made first, each as its draft or latest version. Undefined when the cursor is no template. */
+export async function listTemplates(db: Database, page: PageOfTemplates): Promise<TemplatePage | undefined> {
+  const { limit, after, before } = page
+  const cursor = after ?? before
+  const position = cursor === null ? undefined : await positionOf(db, cursor)
+  if (cursor !== null && position === undefined) return undefined
+  const { rows } = await sql<TemplateSummary>`/* templates.list */
+    select ${summary}
+    from mail.template t
+    cross join lateral (
+      select * from mail.template_version v
+      where v.template_id = t.id
+      order by v.published_at is null desc, v.version desc
+      limit 1
+    ) v
+    where t.removed_at is null
+      and (${after}::uuid is null or (t.created_at, t.id) < (${position ?? null}::timestamptz, ${after}::uuid))
+      and (${before}::uuid is null or (t.created_at, t.id) > (${position ?? null}::timestamptz, ${before}::uuid))
+    order by ${before === null ? sql`t.created_at desc, t.id desc` : sql`t.created_at, t.id`}
+    limit ${limit + 1}
+  `.execute(db)
+  const templates = rows.slice(0, limit)
+  return { templates: before === null ? templates : templates.toReversed(), hasMore: rows.length > limit }
+}
+
+/** As text: a Date has no microseconds. One that was removed meanwhile still has its place. */
+async function positionOf(db: Database, cursor: string): Promise<string | undefined> {
+  if (!UUID.test(cursor)) return undefined
+  const { rows } = await sql<{ created_at: string }>`/* templates.position */
+    select created_at::text as created_at from mail.template where id = ${cursor}::uuid
+  `.execute(db)
+  return rows[0]?.created_at
+}
+
+const summary = sql`
+  t.id, t.name, t.alias, v.version, v.id as version_id, t.created_at, greatest(t.updated_at, v.updated_at) as updated_at,
+  v.published_at,
+  (select max(p.published_at) from mail.template_version p where p.template_id = t.id) as last_published_at,
+  exists (select from mail.template_version d where d.template_id = t.id and d.published_at is null) as has_draft`
+
+const columns = sql`
+  ${summary}, v.subject, v.html, v.text, v.sender, v.reply_to, v.variables, v.is_strict, v.uses`
+
+/** An id before an alias before a name, should one template be called what another one is. */
+function idOf(reference: string) {
+  const id = UUID.test(reference) ? reference : null
+  return sql`
+    select named.id from mail.template named
+    where named.removed_at is null
+      and (named.id = ${id}::uuid or named.alias = ${reference} or named.name = ${reference})
+    order by (named.id = ${id}::uuid) is true desc, (named.alias = ${reference}) is true desc
+    limit 1`
 }

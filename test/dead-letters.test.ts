@@ -79,8 +79,12 @@ async function brokenTemplate(): Promise<string> {
 
 async function publish(name: string, version: number, html: string): Promise<void> {
   await database.query(
-    `insert into mail.template (id, name, version, subject, html, published_at)
-     values (coalesce((select min(id::text)::uuid from mail.template where name = $1), gen_random_uuid()), $1, $2, 'Hello', $3, now())`,
+    `with made as (
+       insert into mail.template (name) select $1 where not exists (select from mail.template where name = $1) returning id
+     )
+     insert into mail.template_version (template_id, version, subject, html, published_at)
+     select id, $2, 'Hello', $3, now()
+     from (select id from made union all select id from mail.template where name = $1) t`,
     [name, version, html],
   )
 }

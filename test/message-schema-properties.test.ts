@@ -9,7 +9,8 @@ const FORBIDDEN_IN_HEADERS = /[\r\n\0]/
 
 /** Everything of a message that is written into its header or its envelope. */
 function headerBound(message: Message): string[] {
-  const addresses = [message.from, ...message.to, ...message.cc, ...message.bcc, ...message.reply_to]
+  const sender = message.from === undefined ? [] : [message.from]
+  const addresses = [...sender, ...message.to, ...message.cc, ...message.bcc, ...message.reply_to]
   return [
     ...addresses.flatMap(({ address, name = '' }) => [address, name]),
     message.subject ?? '',

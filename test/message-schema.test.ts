@@ -104,6 +104,11 @@ describe('a message is accepted', () => {
     assert.equal(accepted({ ...PLAIN, text: ' a\r\n\tb\n' }).text, ' a\r\n\tb\n'))
 })
 
+it('a message with a template needs neither sender nor subject', () => {
+  const { from, subject } = accepted({ to: 'ada@example.org', template: { id: 'welcome' } })
+  assert.deepEqual([from, subject], [undefined, undefined])
+})
+
 describe('a required field', () => {
   it('is named when absent', () => {
     missing({ ...PLAIN, from: undefined }, 'from')
@@ -115,8 +120,8 @@ describe('a required field', () => {
   })
 
   it('is reported in the order of the schema when several are absent', () => {
-    missing({}, 'from')
-    missing({ from: 'a@b.c' }, 'to')
+    missing({}, 'to')
+    missing({ to: 'a@b.c' }, 'from')
   })
 
   it('is not the problem when it is there but wrong', () => {

@@ -302,6 +302,14 @@ export interface MailMessagePrepared {
    * Suppressed addresses that were taken off the envelope.
    */
   left_out: string[] | null
+  /**
+   * The template's, when the message names none: a list of {address, name}.
+   */
+  reply_to: unknown | null
+  /**
+   * The template's, when the message names none: {address, name}.
+   */
+  sender: unknown | null
   subject: string | null
   text: string | null
 }
@@ -571,13 +579,46 @@ export interface MailSuppression {
 }
 
 export interface MailTemplate {
+  /**
+   * A second name. A message may give the id, the alias or the name.
+   */
+  alias: string | null
+  created_at: Generated<Timestamp>
+  id: Generated<string>
+  name: string
+  removed_at: Timestamp | null
+  updated_at: Generated<Timestamp>
+}
+
+export interface MailTemplateVersion {
   created_at: Generated<Timestamp>
   html: string | null
-  id: string
-  name: string
+  id: Generated<string>
+  /**
+   * A message that lacks a variable is a dead letter; otherwise what is missing renders as nothing.
+   */
+  is_strict: Generated<boolean>
   published_at: Timestamp | null
+  /**
+   * For messages without a reply_to.
+   */
+  reply_to: string[] | null
+  /**
+   * For messages without a from: address, or Name <address>.
+   */
+  sender: string | null
   subject: string | null
+  template_id: string
   text: string | null
+  updated_at: Generated<Timestamp>
+  /**
+   * Names of the templates it renders or takes for its layout.
+   */
+  uses: Generated<string[]>
+  /**
+   * Declared variables: a list of {key, type: string or number, fallback_value}.
+   */
+  variables: Generated<unknown>
   version: number
 }
 
@@ -645,6 +686,7 @@ export interface DB {
   'mail.stream': MailStream
   'mail.suppression': MailSuppression
   'mail.template': MailTemplate
+  'mail.template_version': MailTemplateVersion
   'mail.throughput': MailThroughput
   'mail.waiting_job': MailWaitingJob
   'mail.worker': MailWorker

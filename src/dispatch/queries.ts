@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
-import type { Message } from '../message.ts'
+import type { Address, Message } from '../message.ts'
 import type { EventType, MessageState } from '../states.ts'
 
 /** A message claimed for one attempt, with all that is needed to send it. */
@@ -20,6 +20,9 @@ export type ClaimedMessage = {
   readonly html: string | null
   readonly text: string | null
   readonly left_out: readonly string[] | null
+  /** The template's, when the message names none. */
+  readonly sender: Address | null
+  readonly reply_to: readonly Address[] | null
   /** Recipients an earlier attempt already settled, one way or the other. */
   readonly settled: readonly string[] | null
 }
@@ -46,7 +49,7 @@ export async function claimMessages(
     )
     select
       m.id, m.attempts as attempt, m.queued_at, m.accepted_at, m.claimed_at::text as claimed_at,
-      m.priority, c.message, p.subject, p.html, p.text, p.left_out,
+      m.priority, c.message, p.subject, p.html, p.text, p.left_out, p.sender, p.reply_to,
       case when m.is_partly_settled then (
         select array_agg(e.recipient)
         from mail.event e

@@ -3,6 +3,8 @@ import type { Database } from '../db/pool.ts'
 import type { Keyring } from '../keys.ts'
 import type { Log } from '../log.ts'
 import type { Message } from '../message.ts'
+import type { DeclaredVariable, TemplatePartial } from '../template-content.ts'
+import type { CheckedSource, PublishDeps } from '../template-publish.ts'
 
 /** What one message is handed in with. */
 export type Submission = {
@@ -22,11 +24,19 @@ export type Accepted = {
   readonly isReplay: boolean
 }
 
-export type TemplateParts = {
-  readonly subject: string | null
-  readonly html: string | null
-  readonly text: string | null
+/** A version to be rendered once, and what it uses. */
+export type PreviewSource = Omit<CheckedSource, 'partials'> & {
+  readonly variables: readonly DeclaredVariable[]
+  readonly partials: readonly TemplatePartial[]
 }
+
+export type Preview =
+  | {
+      readonly ok: true
+      readonly rendered: { readonly subject?: string; readonly html?: string; readonly text?: string }
+      readonly missing?: readonly string[]
+    }
+  | { readonly ok: false; readonly reason: string }
 
 /** What the routes need; the stages are handed in by service.ts and not imported here. */
 export type AppDeps = {
@@ -38,7 +48,10 @@ export type AppDeps = {
   readonly acceptTimeoutMs: number
   /** Throws an ApiError when the message was not accepted. */
   readonly accept: (row: Submission, options: { mayBuffer: boolean; timeoutMs: number }) => Promise<Accepted>
-  /** Why these parts are not a usable template, or undefined when they are. */
-  readonly checkTemplate: (parts: TemplateParts) => Promise<string | undefined>
+  readonly checkTemplate: PublishDeps['checkTemplate']
+  readonly previewTemplate: (
+    source: PreviewSource,
+    variables: Readonly<Record<string, unknown>>,
+  ) => Promise<Preview>
   readonly hasInbox: boolean
 }

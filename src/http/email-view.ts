@@ -25,19 +25,21 @@ export function presentEmail(email: Email): object {
   // A dead letter of the intake holds whatever was given, in any shape: nothing in it can be relied on.
   const isRead = email.dead_stage !== 'intake' && email.message !== null
   const message = (isRead ? email.message : {}) as Partial<Message>
+  const sender = isRead ? (message.from ?? email.sender) : null
+  const replyTo = message.reply_to?.length ? message.reply_to : (email.reply_to ?? [])
   return {
     object: 'email',
     id: email.id,
-    message_id: isRead ? `<${email.id}@${message.from?.address.split('@')[1]}>` : null,
+    message_id: sender ? `<${email.id}@${sender.address.split('@')[1]}>` : null,
     to: isRead ? list(message.to) : [],
-    from: isRead && message.from ? formatAddress(message.from) : null,
+    from: sender ? formatAddress(sender) : null,
     created_at: email.accepted_at.toISOString(),
     subject: (isRead ? message.subject : undefined) ?? email.subject,
     html: email.html ?? (isRead ? (message.html ?? null) : null),
     text: email.text ?? (isRead ? (message.text ?? null) : null),
     cc: isRead ? list(message.cc) : [],
     bcc: isRead ? list(message.bcc) : [],
-    reply_to: isRead ? list(message.reply_to) : [],
+    reply_to: isRead ? list(replyTo) : [],
     last_event: LAST_EVENT[email.status],
     scheduled_at: email.scheduled_at?.toISOString() ?? null,
     tags: isRead ? (message.tags ?? []) : [],

@@ -1,6 +1,6 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
-import type { Message } from '../message.ts'
+import type { Address, Message } from '../message.ts'
 import type { MessageState } from '../states.ts'
 
 export type EmailEvent = {
@@ -30,6 +30,9 @@ export type Email = {
   readonly subject: string | null
   readonly html: string | null
   readonly text: string | null
+  /** The template's, when the message names none. */
+  readonly sender: Address | null
+  readonly reply_to: readonly Address[] | null
   readonly reason: string | null
   /** Where it died; null while it has not. */
   readonly dead_stage: string | null
@@ -41,7 +44,7 @@ export async function findEmail(db: Database, id: string): Promise<Email | undef
     select
       m.id, m.status, m.stream, m.priority, m.provider, m.attempts, m.accepted_at, m.sent_at, m.scheduled_at,
       m.next_attempt_at, m.provider_message_id, m.last_error, m.template, m.template_version,
-      c.message, p.subject, p.html, p.text, d.reason, d.stage as dead_stage,
+      c.message, p.subject, p.html, p.text, p.sender, p.reply_to, d.reason, d.stage as dead_stage,
       coalesce((
         select json_agg(json_build_object('at', e.at, 'type', e.type, 'recipient', e.recipient, 'detail', e.detail) order by e.at, e.id)
         from mail.event e

@@ -1,9 +1,11 @@
+import { parseAddress } from '../address.ts'
 import type { Provider, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
-import type { Address, TemplateReference } from '../message.ts'
+import type { Address, Message, TemplateReference } from '../message.ts'
 import * as queries from './queries.ts'
-import type { RenderRequest, RenderResult } from './render/contract.ts'
+import type { Rendered, RenderRequest, RenderResult } from './render/contract.ts'
 import type { RenderPool } from './render/render-pool.ts'
+import { findTemplates, sourceOf, type Templates, type UsableTemplate } from './templates.ts'
 
 /** What processing decides for each message of a batch, before anything is written. */
 export type Prepared = {
@@ -17,9 +19,6 @@ export type PrepareDeps = {
   readonly renderer: RenderPool
 }
 
-type Templates = (reference: TemplateReference) => queries.TemplateVersion | undefined
-
-const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i
 const REASON_LENGTH = 2_000
 
 /**
@@ -57,7 +56,7 @@ export async function prepareBatch(
 
 type Known = {
   readonly accepted: queries.AcceptedMessage
-  readonly template: queries.TemplateVersion | undefined
+  readonly template: UsableTemplate | undefined
   readonly rendered: RenderResult | undefined
   readonly suppressed: ReadonlySet<string>
   readonly provider: string | undefined
@@ -72,6 +71,7 @@ function decide(known: Known): queries.ProcessedRow {
     provider: null,
     template: template?.name ?? null,
     template_version: template?.version ?? null,
+    partials: versionsOf(template),
     code: null,
     reason: null,
     recipient_domain: message.to[0]?.address.split('@')[1] ?? null,
@@ -87,7 +87,7 @@ function decide(known: Known): queries.ProcessedRow {
   const recipients = new Set(recipientsOf(known.accepted))
   const leftOut = [...recipients].filter((address) => known.suppressed.has(address))
   if (message.to.every(({ address }) => known.suppressed.has(address.toLowerCase()))) {
-    return { ...base, status: 'suppressed', prepared: preparedOf(undefined, leftOut) }
+    return { ...base, status: 'suppressed', prepared: preparedOf({}, leftOut) }
   }
   if (message.template !== undefined) {
     if (template === undefined) return die('template_not_found', describeMissing(message.template))
@@ -95,6 +95,8 @@ function decide(known: Known): queries.ProcessedRow {
     if (message.subject === undefined && rendered?.rendered.subject === undefined) {
       return die('no_subject', `Template ${template.name} has no subject and the message gives none.`)
     }
+    const fault = originFault(message, template)
+    if (fault !== undefined) return die('no_sender', fault)
   }
   if (provider === undefined) {
     return die(
@@ -102,20 +104,59 @@ function decide(known: Known): queries.ProcessedRow {
       `Stream ${known.stream.name} routes to ${known.stream.route.join(', ')}, and no such provider exists.`,
     )
   }
-  const parts = rendered?.ok === true ? rendered.rendered : undefined
-  return { ...base, status: 'queued', provider, prepared: preparedOf(parts, leftOut) }
+  const parts = rendered?.ok === true ? rendered.rendered : {}
+  const origin = template === undefined ? {} : originOf(message, template)
+  return { ...base, status: 'queued', provider, prepared: preparedOf({ ...parts, ...origin }, leftOut) }
 }
 
-function preparedOf(
-  parts: { subject?: string; html?: string; text?: string } | undefined,
-  leftOut: readonly string[],
-): queries.ProcessedRow['prepared'] {
-  if (parts === undefined && leftOut.length === 0) return null
+type Origin = { readonly sender?: Address; readonly reply_to?: readonly Address[] }
+
+/** Sender and reply_to of the template, where the message names none. Faults are ruled out before. */
+function originOf(message: Message, { sender, reply_to: replyTo }: UsableTemplate): Origin {
+  const from = message.from === undefined && sender !== null ? addressesOf([sender]) : []
+  const replies = message.reply_to.length === 0 && replyTo !== null ? addressesOf(replyTo) : []
   return {
-    subject: parts?.subject ?? null,
-    html: parts?.html ?? null,
-    text: parts?.text ?? null,
+    ...(from[0] !== undefined && { sender: from[0] }),
+    ...(replies.length > 0 && { reply_to: replies }),
+  }
+}
+
+function addressesOf(texts: readonly string[]): Address[] {
+  return texts.map(parseAddress).flatMap((parsed) => (parsed.ok ? [parsed.address] : []))
+}
+
+/** Why nobody can be named as the sender. The API checks addresses; what was written by SQL is checked here. */
+function originFault(message: Message, template: UsableTemplate): string | undefined {
+  const { name, sender, reply_to: replyTo } = template
+  if (message.from === undefined && sender === null) {
+    return `Template ${name} has no from and the message gives none; give one of them.`
+  }
+  const wanted = [
+    ...(message.from === undefined && sender !== null ? [sender] : []),
+    ...(message.reply_to.length === 0 ? (replyTo ?? []) : []),
+  ]
+  for (const text of wanted) {
+    const parsed = parseAddress(text)
+    if (!parsed.ok) return `The sender or reply_to of template ${name} is no address: ${parsed.reason}.`
+  }
+  return undefined
+}
+
+/** What the event says, so that a mail can be traced to all it was made of. */
+function versionsOf(template: UsableTemplate | undefined): Readonly<Record<string, number>> | null {
+  if (template === undefined || template.partials.length === 0) return null
+  return Object.fromEntries(template.partials.map(({ name, version }) => [name, version]))
+}
+
+function preparedOf(parts: Rendered & Origin, leftOut: readonly string[]): queries.ProcessedRow['prepared'] {
+  if (Object.keys(parts).length === 0 && leftOut.length === 0) return null
+  return {
+    subject: parts.subject ?? null,
+    html: parts.html ?? null,
+    text: parts.text ?? null,
     left_out: leftOut.length > 0 ? leftOut : null,
+    sender: parts.sender ?? null,
+    reply_to: parts.reply_to ?? null,
   }
 }
 
@@ -131,23 +172,6 @@ function recipientsOf({ message }: queries.AcceptedMessage): string[] {
   )
 }
 
-async function findTemplates(db: Database, batch: readonly queries.AcceptedMessage[]): Promise<Templates> {
-  const wanted = new Map<string, queries.WantedTemplate>()
-  for (const { message } of batch) {
-    if (message.template === undefined) continue
-    const { id: reference, version = null } = message.template
-    wanted.set(keyOf(reference, version), { reference, version, id: UUID.test(reference) ? reference : null })
-  }
-  if (wanted.size === 0) return () => undefined
-  const rows = await queries.findTemplates(db, [...wanted.values()])
-  const found = new Map(rows.map((row) => [keyOf(row.reference, row.wanted_version), row]))
-  return ({ id, version = null }) => found.get(keyOf(id, version))
-}
-
-function keyOf(reference: string, version: number | null): string {
-  return `${version ?? 'latest'} ${reference}`
-}
-
 async function render(
   renderer: RenderPool,
   batch: readonly queries.AcceptedMessage[],
@@ -157,18 +181,8 @@ async function render(
   for (const { id, message } of batch) {
     const template = message.template && templates(message.template)
     if (message.template === undefined || template === undefined) continue
-    // A subject the message brings wins: the template's own is not rendered for nothing.
-    const ownSubject = message.subject === undefined
-    requests.push({
-      id,
-      template: {
-        key: `${template.id}@${template.version}${ownSubject ? '' : ' without subject'}`,
-        subject: ownSubject ? template.subject : null,
-        html: template.html,
-        text: template.text,
-      },
-      variables: message.template.variables,
-    })
+    const source = sourceOf(template, message.subject === undefined)
+    requests.push({ id, template: source, variables: message.template.variables })
   }
   if (requests.length === 0) return { rendered: new Map(), deferred: [] }
   const { results, deferred } = await renderer.render(requests)

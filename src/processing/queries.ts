@@ -2,7 +2,8 @@ import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
-import type { Message } from '../message.ts'
+import type { Address, Message } from '../message.ts'
+import type { TemplateContent } from '../template-content.ts'
 
 export type AcceptedMessage = {
   readonly id: string
@@ -59,17 +60,16 @@ export async function releaseClaims(
   return rows.length
 }
 
-export type TemplateVersion = {
+export type TemplateVersion = TemplateContent & {
   readonly id: string
   readonly version: number
   readonly name: string
-  readonly subject: string | null
-  readonly html: string | null
-  readonly text: string | null
+  /** Names of the templates it renders or takes for its layout. */
+  readonly uses: readonly string[]
 }
 
 export type WantedTemplate = {
-  /** The id or the name a message gave. */
+  /** The id, the alias or the name a message gave. */
   readonly reference: string
   readonly id: string | null
   readonly version: number | null
@@ -82,17 +82,26 @@ export async function findTemplates(
 ): Promise<(TemplateVersion & { reference: string; wanted_version: number | null })[]> {
   const { rows } = await sql<TemplateVersion & { reference: string; wanted_version: number | null }>`
     /* processing.find_templates */
-    select wanted.reference, wanted.version as wanted_version, t.id, t.version, t.name, t.subject, t.html, t.text
+    select
+      wanted.reference, wanted.version as wanted_version, t.id, t.name, v.version, v.subject, v.html, v.text,
+      v.sender, v.reply_to, v.variables, v.is_strict, v.uses
     from json_to_recordset(${JSON.stringify(wanted)}::json) as wanted (reference text, id uuid, version integer)
     cross join lateral (
-      select *
-      from mail.template t
-      where (t.name = wanted.reference or t.id = wanted.id)
-        and t.published_at is not null
-        and (wanted.version is null or t.version = wanted.version)
-      order by t.version desc
+      select named.id, named.name
+      from mail.template named
+      where named.removed_at is null
+        and (named.id = wanted.id or named.alias = wanted.reference or named.name = wanted.reference)
+      order by (named.id = wanted.id) is true desc, (named.alias = wanted.reference) is true desc
       limit 1
     ) t
+    cross join lateral (
+      select *
+      from mail.template_version published
+      where published.template_id = t.id and published.published_at is not null
+        and (wanted.version is null or published.version = wanted.version)
+      order by published.version desc
+      limit 1
+    ) v
   `.execute(db)
   return rows
 }
@@ -120,6 +129,8 @@ export type ProcessedRow = {
   readonly provider: string | null
   readonly template: string | null
   readonly template_version: number | null
+  /** Versions of the templates that this one used, by name. */
+  readonly partials: Readonly<Record<string, number>> | null
   readonly code: string | null
   readonly reason: string | null
   readonly recipient_domain: string | null
@@ -128,6 +139,9 @@ export type ProcessedRow = {
     readonly html: string | null
     readonly text: string | null
     readonly left_out: readonly string[] | null
+    /** The template's, when the message names none. */
+    readonly sender: Address | null
+    readonly reply_to: readonly Address[] | null
   } | null
 }
 
@@ -142,8 +156,9 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
     with row as materialized (
       select *
       from json_to_recordset(${JSON.stringify(flat)}::json) as row (
-        id uuid, status text, provider text, template text, template_version integer, code text, reason text,
-        recipient_domain text, is_prepared boolean, subject text, html text, text text, left_out text[]
+        id uuid, status text, provider text, template text, template_version integer, partials json,
+        code text, reason text, recipient_domain text, is_prepared boolean, subject text, html text, text text,
+        left_out text[], sender json, reply_to json
       )
     ), stored as (
       update mail.message m
@@ -157,13 +172,14 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
       where m.id = row.id and m.id = any (${ids}::uuid[]) and m.status = 'accepted'
       returning m.id, m.stream, m.source, m.template
     ), prepared as (
-      insert into mail.message_prepared (id, subject, html, text, left_out)
-      select row.id, row.subject, row.html, row.text, row.left_out
+      insert into mail.message_prepared (id, subject, html, text, left_out, sender, reply_to)
+      select row.id, row.subject, row.html, row.text, row.left_out, row.sender, row.reply_to
       from row join stored using (id)
       where row.is_prepared
       -- A dead letter that is retried is processed anew.
       on conflict (id) do update
-      set subject = excluded.subject, html = excluded.html, text = excluded.text, left_out = excluded.left_out
+      set subject = excluded.subject, html = excluded.html, text = excluded.text, left_out = excluded.left_out,
+        sender = excluded.sender, reply_to = excluded.reply_to
     ), dead as (
       insert into mail.dead_letter (
         message_id, stage, code, reason, stream, template, template_version, source, recipient_domain
@@ -184,7 +200,9 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
         row.status,
         case row.status
           when 'dead' then json_build_object('stage', 'processing', 'code', row.code)
-          when 'queued' then json_strip_nulls(json_build_object('provider', row.provider, 'template_version', row.template_version))
+          when 'queued' then json_strip_nulls(json_build_object(
+            'provider', row.provider, 'template_version', row.template_version, 'partials', row.partials
+          ))
         end
       from row join stored using (id)
     )

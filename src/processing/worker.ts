@@ -256,7 +256,7 @@ async function storeInSlices(trx: Transaction, rows: readonly queries.ProcessedR
 function buried({ id }: { readonly id: string }, code: string, reason: string): queries.ProcessedRow {
   return {
     ...{ id, code, reason, status: 'dead', provider: null, prepared: null },
-    ...{ template: null, template_version: null, recipient_domain: null },
+    ...{ template: null, template_version: null, partials: null, recipient_domain: null },
   }
 }
 

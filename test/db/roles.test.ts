@@ -69,6 +69,7 @@ const SECRET_TABLES = [
   'intake',
   'outbox',
   'template',
+  'template_version',
 ]
 
 /** Statements that change what only the service, through its own code, may change. */

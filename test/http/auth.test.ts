@@ -70,11 +70,12 @@ test('a key may do what its scope allows and nothing else', async () => {
     list: (auth: string) => answerTo('/templates', auth),
     write: (auth: string) => answerTo('/templates', auth, draft),
     publish: (auth: string) => answerTo('/templates/scoped/publish', auth, {}),
+    preview: (auth: string) => answerTo('/templates/scoped/preview', auth, {}),
   }
   const allowed: Record<KeyScope, (keyof typeof requests)[]> = {
-    full: ['send', 'read', 'list', 'write', 'publish'],
+    full: ['send', 'read', 'list', 'write', 'publish', 'preview'],
     send: ['send'],
-    read: ['read', 'list'],
+    read: ['read', 'list', 'preview'],
     operate: [],
   }
   for (const [scope, may] of Object.entries(allowed)) {

@@ -187,6 +187,7 @@ test('a fault of our own is 500 and says nothing of the database', async () => {
     acceptTimeoutMs: 1_000,
     accept: () => Promise.reject(new Error('this process cannot do it')),
     checkTemplate: async () => undefined,
+    previewTemplate: () => Promise.reject(new Error('this process cannot do it')),
     hasInbox: false,
   })
   const response = await app.request('/emails', {

@@ -62,7 +62,7 @@ const REFUSED: readonly (readonly [name: string, message: string, reason: RegExp
   ['a number', '7', /`message`.*a number/],
   ['a string', '"mail"', /`message`.*a string/],
   ['a list', `[${MAIL}]`, /`message`.*a list/],
-  ['an empty object', '{}', /Missing `from`/],
+  ['an empty object', '{}', /Missing `to`/],
   ['a NUL escape', MAIL.replace('Your order', 'Your\\u0000order'), /`subject`.*NUL/],
   ['a lone surrogate escape', MAIL.replace('Thank you.', '\\ud800'), /`html`.*surrogate/],
   ['a NUL in the name of a field', `{"a\\u0000b":1,${MAIL.slice(1)}`, /there is no such field/],

@@ -14,7 +14,13 @@ const big = 'x'.repeat(250_000)
 /** An array nested 16 times, each level holding the one below twice: as large as a value may be. */
 const nested = `{% assign e = "" | split: "," %}{% assign a = e %}${'{% assign a = e | push: a | push: a %}'.repeat(16)}`
 
-type Attack = { readonly html: string; readonly variables?: Record<string, unknown>; readonly ends: Ending }
+type Attack = {
+  readonly html: string
+  readonly variables?: Record<string, unknown>
+  /** HTML of other templates by their names. */
+  readonly partials?: Readonly<Record<string, string>>
+  readonly ends: Ending
+}
 /** What must come out: a code, a text, or `any` where only the bounds matter. */
 type Ending = RenderFailureCode | { readonly html: string } | 'any'
 
@@ -153,8 +159,113 @@ const ATTACKS: Readonly<Record<string, Attack>> = {
     ends: { html: '' },
   },
   'including a file': { html: '{% include "/etc/passwd" %}', ends: 'template_syntax' },
-  'rendering a file': { html: '{% render "/etc/passwd" %}', ends: 'template_syntax' },
-  'a file as layout': { html: '{% layout "/etc/passwd" %}', ends: 'template_syntax' },
+  'rendering a file': { html: '{% render "/etc/passwd" %}', ends: 'template_partial_missing' },
+  'a file as layout': { html: '{% layout "../../etc/passwd" %}', ends: 'template_partial_missing' },
+  'a name from the variables': {
+    html: '{% render a %}',
+    variables: { a: 'b' },
+    partials: { b: 'x' },
+    ends: 'template_syntax',
+  },
+  'a name made of a variable': {
+    html: '{% render "{{ a }}" %}',
+    variables: { a: 'b' },
+    partials: { b: 'x' },
+    ends: 'template_syntax',
+  },
+  'a name that belongs to every object': {
+    html: '{% render "__proto__" %}{% render "constructor" %}',
+    ends: 'template_partial_missing',
+  },
+  'arguments named like a prototype': {
+    html: '{% render "b", __proto__: a, constructor: a %}',
+    variables: { a: { polluted: 'yes' } },
+    partials: { b: '{{ polluted }}{{ constructor.polluted }}' },
+    ends: { html: 'yes' },
+  },
+  'partials that use each other': {
+    html: '{% render "b" %}',
+    partials: { b: '{% render "c" %}', c: '{% layout "b" %}' },
+    ends: 'template_partial_missing',
+  },
+  'partials that multiply': {
+    html: '{% render "p0" %}',
+    partials: Object.fromEntries(
+      Array.from({ length: 10 }, (_, n) => [`p${n}`, n === 9 ? '' : `{% render "p${n + 1}" %}`.repeat(100)]),
+    ),
+    ends: 'template_timeout',
+  },
+  'partials that multiply output': {
+    html: '{% render "p0" %}',
+    partials: Object.fromEntries(
+      Array.from({ length: 10 }, (_, n) => [
+        `p${n}`,
+        n === 9 ? 'x'.repeat(1_000) : `{% render "p${n + 1}" %}`.repeat(100),
+      ]),
+    ),
+    ends: 'output_too_large',
+  },
+  'render for a huge range': {
+    html: '{% render "b" for (1..999999999) as n %}',
+    partials: { b: '' },
+    ends: 'template_memory',
+  },
+  'render for in render for': {
+    html: '{% render "p0" for (1..9999) as n %}',
+    partials: {
+      p0: '{% render "p1" for (1..9999) as n %}',
+      p1: '{% render "p2" for (1..9999) as n %}',
+      p2: '',
+    },
+    ends: 'template_timeout',
+  },
+  'doubling in partials': {
+    html: '{% render "b" for (1..40) as n %}',
+    variables: {},
+    partials: { b: '{% if a == nil %}{% assign a = "x" %}{% endif %}{% assign a = a | append: a %}' },
+    ends: 'template_memory',
+  },
+  'a loop that writes outside the blocks of its layout': {
+    html: '{% layout "b" %}{% for i in (1..299999) %}{{ b }}{% endfor %}',
+    variables: { b: big },
+    partials: { b: '' },
+    ends: 'output_too_large',
+  },
+  'a block inside itself': {
+    html: '{% layout "b" %}{% block x %}{% block x %}{% endblock %}{% endblock %}',
+    partials: { b: '{% block x %}{% endblock %}' },
+    ends: 'template_failed',
+  },
+  'two blocks inside each other': {
+    html: '{% layout "b" %}{% block x %}{% block y %}{% endblock %}{% endblock %}{% block y %}{% block x %}{% endblock %}{% endblock %}',
+    partials: { b: '{% block x %}{% endblock %}' },
+    ends: 'template_failed',
+  },
+  'deep nesting over partials': {
+    html: '{% render "p0" %}',
+    partials: Object.fromEntries(
+      Array.from({ length: 10 }, (_, n) => [
+        `p${n}`,
+        `${'{% if true %}'.repeat(220)}${n === 9 ? '' : `{% render "p${n + 1}" %}`}${'{% endif %}'.repeat(220)}`,
+      ]),
+    ),
+    ends: 'any',
+  },
+  'partials with too much Liquid': {
+    html: '{% render "a" %}{% render "b" %}',
+    partials: { a: '{{ x }}'.repeat(5_000), b: '{{ x }}'.repeat(5_000) },
+    ends: 'template_too_large',
+  },
+  'partials with too much text': {
+    html: Array.from({ length: 20 }, (_, n) => `{% render "p${n}" %}`).join(''),
+    partials: Object.fromEntries(Array.from({ length: 20 }, (_, n) => [`p${n}`, 'x'.repeat(200_000)])),
+    ends: 'template_too_large',
+  },
+  'thousands of missing variables': {
+    html: '{% for i in (1..9999) %}{{ a[i] }}{{ [b] }}{% endfor %}',
+    variables: { a: {}, b: big },
+    ends: 'any',
+  },
   'including itself': { html: '{% include "attack" %}', ends: 'template_syntax' },
   'a comment of line breaks': { html: `{% # x${'\n'.repeat(60_000)}# %}`, ends: 'template_timeout' },
   'retaining large cycle names': {
@@ -173,9 +284,17 @@ function nest(levels: number): unknown {
 describe('an attack ends', () => {
   after(() => pool.stop())
 
-  for (const [name, { html, variables = {}, ends }] of Object.entries(ATTACKS)) {
+  for (const [name, { html, variables = {}, partials = {}, ends }] of Object.entries(ATTACKS)) {
     test(name, async () => {
-      const template = { key: `${name}@1`, subject: null, html, text: null }
+      const used = Object.entries(partials).map(([name, source]) => ({ name, html: source, text: null }))
+      const template = {
+        key: `${name}@1`,
+        subject: null,
+        html,
+        text: null,
+        partials: used,
+        onMissing: 'list' as const,
+      }
       const startedAt = performance.now()
       const { results } = await pool.render([{ id: name, template, variables }])
       assert.ok(performance.now() - startedAt < BOUND_MS)
@@ -187,7 +306,8 @@ describe('an attack ends', () => {
           `rendered ${result.rendered.html?.slice(0, 80)}`,
         )
       else assert.ok(RENDER_FAILURES.includes(result.code))
-      if (typeof ends === 'object') assert.deepEqual(result, { id: name, ok: true, rendered: ends })
+      if (typeof ends === 'object')
+        assert.deepEqual(result.ok && result.rendered, ends, JSON.stringify(result))
       else if (ends !== 'any')
         assert.equal(result.ok ? 'rendered' : result.code, ends, JSON.stringify(result))
       assert.equal('polluted' in {}, false)

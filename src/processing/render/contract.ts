@@ -1,14 +1,21 @@
+import type { DeclaredVariable, TemplatePartial } from '../../template-content.ts'
+
 /** What the rest of the service knows of rendering: the request, the result, and why a message could not be rendered. */
 
 /**
- * One version of a template. `key` is `<template id>@<version>`: equal keys always have equal sources, which is what
- * lets compiled templates be kept. A part that is null is not rendered.
+ * One version of a template. `key` names the versions of the template and of all its partials: equal keys always have
+ * equal sources, which is what lets compiled templates be kept. A part that is null is not rendered.
  */
 export type TemplateSource = {
   readonly key: string
   readonly subject: string | null
   readonly html: string | null
   readonly text: string | null
+  readonly variables?: readonly DeclaredVariable[]
+  /** All templates that this one uses, directly or not. `unchecked`: whatever it names counts as there, and empty. */
+  readonly partials?: readonly TemplatePartial[] | 'unchecked'
+  /** What becomes of variables that are not given: `fail` the message, `list` them; unset: they render as nothing. */
+  readonly onMissing?: 'fail' | 'list'
 }
 
 /** `variables` is plain JSON data. `id` is given back with the result and must be unique within one call. */
@@ -25,6 +32,10 @@ export const RENDER_FAILURES = [
   'template_too_large',
   /** An operation failed on this message's data. */
   'template_failed',
+  /** A strict template lacks variables; the reason names them. */
+  'template_missing_variable',
+  /** A template that this one uses is not published, or not any more. */
+  'template_partial_missing',
   /** Rendering took too long and was stopped. */
   'template_timeout',
   /** Rendering asked for more memory than one message may have. */
@@ -46,8 +57,15 @@ export type RenderFailure = { readonly code: RenderFailureCode; readonly reason:
 /** Holds exactly the parts that the template has. */
 export type Rendered = { readonly subject?: string; readonly html?: string; readonly text?: string }
 
+/** `missing`: the variables that were not given, when the source asks for the list. */
+export type RenderedMessage = { readonly rendered: Rendered; readonly missing?: readonly string[] }
+
+export type PreviewResult =
+  | ({ readonly ok: true } & RenderedMessage)
+  | ({ readonly ok: false } & RenderFailure)
+
 export type RenderResult =
-  | { readonly id: string; readonly ok: true; readonly rendered: Rendered }
+  | ({ readonly id: string; readonly ok: true } & RenderedMessage)
   | ({ readonly id: string; readonly ok: false } & RenderFailure)
 
 export type CheckResult = { readonly ok: true } | ({ readonly ok: false } & RenderFailure)

@@ -1,6 +1,7 @@
-import { Context, Liquid, type Template, toValueSync } from 'liquidjs'
+import { Liquid, type Template, toValueSync } from 'liquidjs'
 import { boundRanges } from './bounded-ranges.ts'
 import { MAX_PART_CHARS } from './limits.ts'
+import { MailContext, type MissingVariables, noteQuestions } from './mail-context.ts'
 import {
   builtinHandler,
   escapedHtml,
@@ -10,6 +11,7 @@ import {
   registerMailFilters,
 } from './mail-filters.ts'
 import { assertBounded, type CappedEmitter, clockMeter, RenderStop, workMeter, written } from './meters.ts'
+import { registerPartialTags } from './partial-tags.ts'
 import { REFUSED_FILTERS, REFUSED_TAGS, refuse } from './refused.ts'
 
 /** `escaped` is for HTML; subjects and text are written as they are. */
@@ -42,6 +44,8 @@ function createEngine(escapeHtml: boolean): Liquid {
   boundPropertyPaths(engine)
   boundFilterResults(engine)
   boundRanges(engine)
+  noteQuestions()
+  registerPartialTags(engine)
   refuse('tag', engine.tags, REFUSED_TAGS)
   refuse('filter', engine.filters, REFUSED_FILTERS)
   return engine
@@ -97,6 +101,7 @@ export function renderTemplates(
   templates: Template[],
   variables: object,
   emitter: CappedEmitter,
+  missing: MissingVariables | undefined,
   clock: { readonly startedAt: number; readonly softStopMs: number },
 ): void {
   const meters = {
@@ -104,6 +109,8 @@ export function renderTemplates(
     renderLimit: clockMeter(clock.startedAt, clock.softStopMs),
     liquid: engine,
   }
-  const context = new Context(variables, engine.options, { sync: true }, meters)
+  // Said to the context alone: conditions ask leniently, and `assign` (which looks at the engine) does not.
+  const options = missing === undefined ? engine.options : { ...engine.options, lenientIf: true }
+  const context = new MailContext(missing, variables, options, { sync: true }, meters)
   toValueSync(engine.renderer.renderTemplates(templates, context, emitter))
 }

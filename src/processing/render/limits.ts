@@ -9,6 +9,9 @@ export const MAX_VARIABLES_CHARS = 256 * 1024
 /** One part of a source: several times the 102 KB at which large mailbox providers clip a mail. */
 export const MAX_PART_CHARS = 512 * 1024
 
+/** All parts, those of partials included: more would not fit into a thread beside others. */
+export const MAX_SOURCE_CHARS = 2 * 1024 * 1024
+
 /** Liquid between its delimiters, over all parts. Dense markup compiles to about 150 bytes a character. */
 export const MAX_MARKUP_CHARS = 64 * 1024
 
@@ -45,3 +48,6 @@ export const THREAD_NURSERY_MB = 8
 
 /** A reason is read by people and stored with the message. */
 export const MAX_REASON_CHARS = 400
+
+/** A reason that is a list of names may be longer. */
+export const MAX_LIST_CHARS = 1_800

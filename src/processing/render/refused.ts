@@ -4,7 +4,6 @@
  * input, and their inputs are bounded by MAX_VALUE_CHARS.
  */
 
-const READS_FILES = 'templates stand alone and read no other file'
 const GROWS_UNCOUNTED = 'its result is not counted against the memory limit and can double with every use'
 const CHANGES_DATA = 'it changes the variables of the message; use "assign" with "plus" or "minus"'
 const RUNS_TEXT =
@@ -13,10 +12,7 @@ const JSON_UNBOUNDED = 'neither the names of properties nor the indentation are 
 
 export const REFUSED_TAGS: Readonly<Record<string, string>> = {
   capture: GROWS_UNCOUNTED,
-  include: READS_FILES,
-  render: READS_FILES,
-  layout: READS_FILES,
-  block: 'it only has a meaning together with "layout"',
+  include: 'it shares its variables with the template around it; use "render" and name what it needs',
   tablerow: 'it writes markup of its own that mail programs show badly; use a "for"',
   increment: CHANGES_DATA,
   decrement: CHANGES_DATA,

@@ -9,6 +9,7 @@
  */
 import {
   type CheckResult,
+  type PreviewResult,
   type RenderBatch,
   type RenderFailure,
   RenderPoolError,
@@ -42,6 +43,8 @@ export type RenderPool = {
   render(requests: readonly RenderRequest[]): Promise<RenderBatch>
   /** Parses without rendering. The source is not kept, so `key` may be anything. */
   check(source: TemplateSource): Promise<CheckResult>
+  /** Renders once, beside sources that nobody has rendered yet. The source is not kept, so `key` may be anything. */
+  preview(source: TemplateSource, variables: Readonly<Record<string, unknown>>): Promise<PreviewResult>
   /** Ends all threads; what is in flight is rejected. */
   stop(): Promise<void>
 }
@@ -68,6 +71,11 @@ export function createRenderPool(options: RenderPoolOptions = {}): RenderPool {
       if (stopped !== undefined) throw stopped
       checks += 1
       return await checkSource(lanes.suspect, { ...source, key: `check ${checks}` })
+    },
+    async preview(source, variables) {
+      if (stopped !== undefined) throw stopped
+      checks += 1
+      return await previewSource(lanes.suspect, { ...source, key: `preview ${checks}` }, variables)
     },
     async stop() {
       stopped ??= new RenderPoolError(
@@ -98,7 +106,7 @@ async function renderBatch(
     const outcome = 'source' in message ? settled.get(message) : message
     if (outcome === undefined || 'skipped' in outcome) deferred.push(id)
     else if ('failure' in outcome) results.push({ id, ok: false, ...outcome.failure })
-    else results.push({ id, ok: true, rendered: outcome.rendered })
+    else results.push({ id, ok: true, ...outcome })
   })
   return { results, deferred }
 }
@@ -161,4 +169,16 @@ async function checkSource(lane: RenderLane, source: TemplateSource): Promise<Ch
   if (failure !== undefined) return { ok: false, ...failure }
   const [outcome] = await lane.run([{ source, size, variables: null }], 'first')
   return outcome !== undefined && 'failure' in outcome ? { ok: false, ...outcome.failure } : { ok: true }
+}
+
+async function previewSource(
+  lane: RenderLane,
+  template: TemplateSource,
+  variables: Readonly<Record<string, unknown>>,
+): Promise<PreviewResult> {
+  const [message] = prepareAll([{ id: template.key, template, variables }])
+  if (message === undefined) throw new Error('one request was prepared to none')
+  const outcome = 'source' in message ? (await lane.run([message], 'first'))[0] : message
+  if (outcome === undefined || 'skipped' in outcome) throw new Error('the lane of suspects skips nothing')
+  return 'failure' in outcome ? { ok: false, ...outcome.failure } : { ok: true, ...outcome }
 }

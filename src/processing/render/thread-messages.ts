@@ -1,4 +1,4 @@
-import type { Rendered, RenderFailure, TemplateSource } from './contract.ts'
+import type { RenderedMessage, RenderFailure, TemplateSource } from './contract.ts'
 
 /** What passes between a lane and its thread. Strings only, in few and large messages: a post costs more than a mail. */
 export type ThreadPost = {
@@ -12,10 +12,7 @@ export type ThreadPost = {
 export type ThreadMessage = { readonly key: string; readonly variables: string | null }
 
 /** `skipped`: not tried, because an earlier message of this post showed its template to be slow. */
-export type Outcome =
-  | { readonly rendered: Rendered }
-  | { readonly failure: RenderFailure }
-  | { readonly skipped: true }
+export type Outcome = RenderedMessage | { readonly failure: RenderFailure } | { readonly skipped: true }
 
 /** `outcomes` continue where the last report of the same post ended. */
 export type ThreadReport = {
