@@ -19,7 +19,7 @@ before(async (t) => {
   const context = t as Parameters<typeof createTestDatabase>[0]
   sink = await startSmtpSink(context, {
     onRecipient: (address) =>
-      address.startsWith('nobody') ? { code: 550, text: '5.1.1 No such user here' } : refusals.get(address),
+      address.startsWith('nobody') ? { code: 550, text: '5.4.4 No such route here' } : refusals.get(address),
     onMail: async ({ to }) => {
       if (to.some((address) => swallowed.has(address))) await sink.dropConnections()
       return undefined
@@ -162,14 +162,14 @@ describe('a dead letter', () => {
     assert.deepEqual(more, [])
     assert.partialDeepStrictEqual(letter, {
       stage: 'dispatch',
-      code: 'bad_recipient',
+      code: 'smtp_refused',
       attempts: 1,
       provider: 'default',
       template: 'plain',
       template_version: 1,
       recipient_domain: 'example.org',
     })
-    assert.match(letter?.reason, /5\.1\.1 No such user here/)
+    assert.match(letter?.reason, /5\.4\.4 No such route here/)
   })
 })
 
@@ -198,7 +198,7 @@ test('a broken template and an integration with bad addresses are one row each a
   assert.equal(ofSource.length, 1)
   assert.partialDeepStrictEqual(ofSource[0], {
     stage: 'dispatch',
-    code: 'bad_recipient',
+    code: 'smtp_refused',
     messages: '200',
     recipient_domain: null,
   })

@@ -2,7 +2,7 @@ import { sql } from 'kysely'
 import type { Transaction } from '../db/transaction.ts'
 import type { FeedbackEvent } from './event.ts'
 import type { Unmatched } from './matching.ts'
-import { clean, type StorableEvent, storable } from './storable.ts'
+import { clean, type StorableEvent, storable, storableDetail } from './storable.ts'
 
 export type WantedReference = { readonly provider: string; readonly id: string }
 /** As it was wanted, and the message it means. */
@@ -212,8 +212,7 @@ export async function keepUnmatched(trx: Transaction, unmatched: readonly Unmatc
 /** The event as it can be read again: storable, and as a FeedbackEvent all the same. */
 function keptForm(event: FeedbackEvent, now: number) {
   const { at, recipient, key } = storable(event, now)
-  const { match, bounce, detail = {} } = event
-  const kept = { ...event, key, at, match, bounce, detail, recipient: recipient ?? undefined }
+  const kept = { ...event, key, at, recipient: recipient ?? undefined, detail: storableDetail(event.detail) }
   return JSON.parse(JSON.stringify(kept, (_key, value) => (typeof value === 'string' ? clean(value) : value)))
 }
 

@@ -7,6 +7,8 @@ const DETAIL_CHARS = 4_000
 /** Before that nobody sent mail with Sluice; a date far off is no date. */
 const EARLIEST = Date.UTC(2020, 0, 1)
 const ADDRESS = /^[!-;=?A-~]+@[a-z0-9.-]+$/
+/** NUL, and half of a surrogate pair: JSON.stringify writes them so, and nothing else of theirs. */
+const UNSTORABLE = /\\u(?:0000|d[89a-f])/i
 const ENHANCED_CODE = /^[245]\.\d{1,3}\.\d{1,3}$/
 
 /** What of an event goes into tables: bounded, in lower case, and nothing in it that Postgres refuses. */
@@ -28,7 +30,7 @@ export function storable(event: FeedbackEvent, now: number): StorableEvent {
     at: new Date(momentOf(event.at, now)).toISOString(),
     recipient: recipient !== undefined && ADDRESS.test(recipient) ? recipient : null,
     detail: {
-      ...detailOf(event),
+      ...storableDetail(event.detail),
       provider: clean(event.provider),
       ...(bounce === undefined ? {} : bounceDetail(bounce)),
     },
@@ -59,8 +61,8 @@ function bounceDetail({ kind, code, reason }: NonNullable<FeedbackEvent['bounce'
   }
 }
 
-function detailOf({ detail = {} }: FeedbackEvent): Readonly<Record<string, unknown>> {
+/** What is too large, or has a key that Postgres refuses, is left out: it only adds to the event. */
+export function storableDetail(detail: FeedbackEvent['detail'] = {}): Readonly<Record<string, unknown>> {
   const text = JSON.stringify(detail, (_key, value) => (typeof value === 'string' ? clean(value) : value))
-  const isPlain = text !== undefined && text.length <= DETAIL_CHARS && !text.includes('\\u0000')
-  return isPlain ? (JSON.parse(text) as Record<string, unknown>) : {}
+  return text.length > DETAIL_CHARS || UNSTORABLE.test(text) ? {} : JSON.parse(text)
 }

@@ -77,7 +77,10 @@ async function giveUpFirst({ db, log }: UnmatchedDeps, error: unknown): Promise<
   await inTransaction(db, async (trx) => {
     const [row] = await queries.takeWaiting(trx, 1)
     if (row === undefined) return
-    log.error({ feedback: row.id, error }, 'a provider event cannot be applied; it is kept in mail.feedback_unmatched')
+    log.error(
+      { feedback: row.id, error },
+      'a provider event cannot be applied; it is kept in mail.feedback_unmatched',
+    )
     await queries.finishWaiting(trx, [], [{ id: row.id, message_id: null, delay_ms: null }])
   })
 }
