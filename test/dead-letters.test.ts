@@ -317,9 +317,11 @@ describe('a retry', () => {
     assert.deepEqual(await eventTypesOf(database, id), [
       'accepted',
       'queued',
+      'recipient_refused',
       'dead',
       'retried',
       'queued',
+      'recipient_refused',
       'dead',
     ])
   })
@@ -396,7 +398,13 @@ describe('a discard', () => {
     assert.equal(await ask(`mail.dlq_discard('${id}')`), false)
     assert.equal(await ask(`mail.dlq_retry('${id}')`), false)
     assert.equal((await readMessage(database, id))?.status, 'canceled')
-    assert.deepEqual(await eventTypesOf(database, id), ['accepted', 'queued', 'dead', 'discarded'])
+    assert.deepEqual(await eventTypesOf(database, id), [
+      'accepted',
+      'queued',
+      'recipient_refused',
+      'dead',
+      'discarded',
+    ])
   })
 
   test('by filter takes no more than asked for', async () => {

@@ -87,7 +87,7 @@ describe('a hard bounce', () => {
 
   test('goes by the codes in mail.suppression_rule, changed live', async (t) => {
     const { database, tell, listed } = await setUp(t)
-    await database.query("update mail.suppression_rule set hard_codes = hard_codes || '5.2.1'")
+    await database.query("update mail.suppression_rule set hard_codes = array_append(hard_codes, '5.2.1')")
     await tell('bounced', { bounce: { kind: 'hard', code: '5.2.1' } })
     assert.deepEqual(await listed(), ['bounce ann@example.net *'])
   })
