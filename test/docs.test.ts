@@ -21,6 +21,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/operating.md': [],
   'docs/dead-letters.md': [],
   'docs/providers.md': [],
+  'docs/suppression.md': [],
   'docs/performance.md': [],
   'docs/production.md': [],
 }
