@@ -14,7 +14,15 @@ import { suppressionImportRoutes } from './suppression-csv.ts'
 import { suppressionRoutes } from './suppressions.ts'
 import { templateRoutes } from './templates.ts'
 
-const API_PATHS = ['/emails', '/templates', '/streams', '/providers', '/dead-letters', '/stats', '/suppressions']
+const API_PATHS = [
+  '/emails',
+  '/templates',
+  '/streams',
+  '/providers',
+  '/dead-letters',
+  '/stats',
+  '/suppressions',
+]
 
 /** The REST API in Resend's shape, and in development the local inbox. */
 export function createApp(deps: AppDeps): Hono {
