@@ -78,8 +78,12 @@ create table mail.event (
 create index event_of_message on mail.event (message_id);
 -- Rows of one transaction share an entry: 13 bytes a row, appended at the right end.
 create index event_feed on mail.event (xid);
+-- What became of mail to an address: for the rule on soft bounces.
+create index event_of_recipient on mail.event (lower(recipient), at)
+where type in ('delivered', 'bounced', 'recipient_refused');
 comment on table mail.event is 'What happened to each message, append only: the timeline.';
-comment on column mail.event.recipient is 'Set when the event is about one recipient of several.';
+comment on column mail.event.at is 'When it happened; of what a provider tells, when the provider says it did.';
+comment on column mail.event.recipient is 'Set when the event is about one recipient.';
 comment on column mail.event.xid is 'The transaction that wrote it: what mail.read_events goes by, so that a late commit is never missed.';
 comment on column mail.event.detail is 'Attempt, provider, code, reply: what the type needs.';
 
@@ -107,8 +111,10 @@ begin
   if not pg_try_advisory_xact_lock(hashtextextended('mail.ensure_partitions', 0)) then
     return 0;
   end if;
-  foreach parent in array array['message', 'message_content', 'message_prepared', 'event'] loop
-    key_column := case parent when 'event' then 'message_id' else 'id' end;
+  foreach parent in array array['message', 'message_content', 'message_prepared', 'event', 'provider_ref', 'feedback_seen'] loop
+    -- Called by the first migrations already, before the later tables are there.
+    continue when to_regclass('mail.' || parent) is null;
+    key_column := case when parent in ('message', 'message_content', 'message_prepared') then 'id' else 'message_id' end;
     for day in
       select d::date
       from generate_series((now() at time zone 'utc')::date - 1, (now() at time zone 'utc')::date + days_ahead, interval '1 day') d
@@ -250,13 +256,20 @@ create table mail.suppression (
     constraint address_is_lower_case check (address = lower(address))
     constraint address_is_plain_ascii check (address ~ '^[!-;=?A-~]+@[a-z0-9.-]+$'),
   scope text not null default '*',
+  id uuid not null default mail.uuid7()
+    constraint suppression_id_is_unique unique,
+  origin text not null default 'manual'
+    constraint origin_is_known check (origin in ('bounce', 'complaint', 'unsubscribe', 'manual', 'import')),
   reason text not null,
   source text not null default session_user,
+  evidence jsonb,
   created_at timestamptz not null default now(),
   expires_at timestamptz,
   primary key (address, scope)
 );
 comment on table mail.suppression is 'Addresses that get no mail: in every stream (scope *) or in one.';
+comment on column mail.suppression.expires_at is 'From then on it counts for nothing. Unset: never.';
+comment on column mail.suppression.evidence is 'Of what the rules put here: the rule, and the message, code and words that met it.';
 comment on column mail.suppression.address is 'As messages hold it, in lower case: local@domain, an internationalised domain in its xn-- form.';
 
 create table mail.api_key (

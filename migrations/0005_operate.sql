@@ -284,24 +284,44 @@ end
 $$;
 comment on function mail.why(uuid) is 'One sentence: why this message is waiting, and until when; or how it ended.';
 
-create function mail.suppress(address text, reason text default 'manual', scope text default '*') returns void
-language plpgsql volatile security definer
+create function mail.plain_address(address text) returns text
+language plpgsql immutable
 set search_path = pg_catalog, mail, pg_temp
 as $$
 declare
-  plain text := lower(btrim(suppress.address, E' \t\r\n'));
+  plain text := lower(btrim(plain_address.address, E' \t\r\n'));
 begin
-  insert into mail.suppression as s (address, reason, scope, source)
-  values (plain, suppress.reason, suppress.scope, session_user)
-  on conflict on constraint suppression_pkey do update set reason = excluded.reason, expires_at = null;
-exception
-  when check_violation then
-    raise exception '% is not a plain address', quote_literal(plain)
-      using errcode = 'invalid_parameter_value',
-        hint = 'Give local@domain without a name or brackets; an internationalised domain in its xn-- form, such as ann@xn--bcher-kva.example.';
+  -- As the table demands it: anything else would never match a message.
+  if plain ~ '^[!-;=?A-~]+@[a-z0-9.-]+$' then
+    return plain;
+  end if;
+  raise exception '% is not a plain address', coalesce(quote_literal(plain), 'null')
+    using errcode = 'invalid_parameter_value',
+      hint = 'Give local@domain without a name or brackets; an internationalised domain in its xn-- form, such as ann@xn--bcher-kva.example.';
 end
 $$;
-comment on function mail.suppress(text, text, text) is 'No more mail to this address, in every stream or in the one named. Safe to repeat.';
+comment on function mail.plain_address(text) is 'An address as the suppression list holds it; refuses what is none.';
+
+create function mail.suppress(
+  address text,
+  reason text default 'manual',
+  scope text default '*',
+  origin text default 'manual',
+  evidence jsonb default null,
+  expires_at timestamptz default null
+) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, mail, pg_temp
+as $$
+begin
+  perform mail.store_suppressions(json_build_array(json_build_object(
+    'address', mail.plain_address(suppress.address), 'scope', suppress.scope, 'origin', suppress.origin,
+    'reason', suppress.reason, 'source', session_user, 'evidence', suppress.evidence, 'expires_at', suppress.expires_at
+  )));
+end
+$$;
+comment on function mail.suppress(text, text, text, text, jsonb, timestamptz) is
+  'No more mail to this address, in every stream or in the one named, for ever or until a time. Safe to repeat.';
 
 create function mail.unsuppress(address text, scope text default '*') returns boolean
 language sql volatile security definer

@@ -67,10 +67,13 @@ begin
       mail.bucket_level, mail.provider_event, mail.provider_state, mail.worker, mail.intake_loss,
       mail.message, mail.event, mail.consumer, mail.suppression, mail.waiting_job, mail.dead_letter,
       mail.stats, mail.stat, mail.stat_time to mail_operator;
+    grant select on mail.feedback_unmatched to mail_operator;
+    grant select, update (hard_codes, soft_bounces, soft_within, soft_for) on mail.suppression_rule to mail_operator;
     -- The pace of a provider is an operator's to change; where mail goes is not.
     grant insert (provider, name, quota, window_s, utilization, burst, reserve, counts),
       update (quota, window_s, utilization, burst, reserve, counts), delete on mail.bucket to mail_operator;
-    grant execute on function mail.why(uuid), mail.suppress(text, text, text), mail.unsuppress(text, text),
+    grant execute on function mail.why(uuid), mail.suppress(text, text, text, text, jsonb, timestamptz), mail.unsuppress(text, text),
+      mail.suppress_many(text[], text, text, timestamptz),
       mail.pause(text, text), mail.resume(text, text), mail.settle_unknown(uuid, text),
       mail.dlq_retry(uuid), mail.dlq_retry(jsonb, integer, double precision),
       mail.dlq_discard(uuid), mail.dlq_discard(jsonb, integer),

@@ -39,6 +39,13 @@ export const EVENT_TYPES = [
   'retried',
   'discarded',
   'dead',
+  'delivered',
+  'bounced',
+  'complained',
+  'opened',
+  'clicked',
+  'unsubscribed',
+  'rejected',
 ] as const
 
 export type EventType = (typeof EVENT_TYPES)[number]

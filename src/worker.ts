@@ -6,6 +6,7 @@ import { openTransport, TransportSettingsError } from './dispatch/open-transport
 import { tellUsable } from './dispatch/pacing.ts'
 import { Settler } from './dispatch/settler.ts'
 import type { Transport } from './dispatch/transport.ts'
+import { createUnmatchedLoop } from './feedback/unmatched.ts'
 import { type InboxSink, startInboxSink } from './inbox/sink.ts'
 import { Loop } from './loop.ts'
 import { createProcessingLoops } from './processing/worker.ts'
@@ -29,6 +30,7 @@ export class Worker {
   readonly #transports = new Map<string, { settings: string; transport: Transport | undefined }>()
   readonly #inbox: InboxSink | undefined
   readonly #watch: Loop
+  readonly #unmatched: Loop
   /** Who may send, as of the latest look. */
   #admitted = ''
   #stopping = false
@@ -39,6 +41,7 @@ export class Worker {
     this.#inbox = inbox
     this.#settler = new Settler(core.db, core.boss, core.log)
     this.#health = new Health(core.db, core.log, () => this.number)
+    this.#unmatched = createUnmatchedLoop(core)
     this.#watch = new Loop({
       name: 'catalog',
       log: core.log,
@@ -66,6 +69,7 @@ export class Worker {
       const worker = new Worker(core, session, inbox)
       catalog.onChange((current) => worker.#open(current))
       worker.#watch.start()
+      worker.#unmatched.start()
       return worker
     } catch (error) {
       await session.close(true)
@@ -80,7 +84,7 @@ export class Worker {
   /** Claims no more, finishes what is in flight until `limit`, settles it, and leaves the register. */
   async stop(limit: AbortSignal): Promise<void> {
     this.#stopping = true
-    await this.#watch.stop()
+    await Promise.all([this.#watch.stop(), this.#unmatched.stop()])
     const [sent] = await Promise.all([
       Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.stop(limit))),
       Promise.all([...this.#processing.values()].flat().map((loop) => loop.stop())),

@@ -19,7 +19,7 @@ before(async (t) => {
   const context = t as Parameters<typeof createTestDatabase>[0]
   sink = await startSmtpSink(context, {
     onRecipient: (address) =>
-      address.startsWith('nobody') ? { code: 550, text: '5.1.1 No such user here' } : refusals.get(address),
+      address.startsWith('nobody') ? { code: 550, text: '5.4.4 No such route here' } : refusals.get(address),
     onMail: async ({ to }) => {
       if (to.some((address) => swallowed.has(address))) await sink.dropConnections()
       return undefined
@@ -166,14 +166,14 @@ describe('a dead letter', () => {
     assert.deepEqual(more, [])
     assert.partialDeepStrictEqual(letter, {
       stage: 'dispatch',
-      code: 'bad_recipient',
+      code: 'smtp_refused',
       attempts: 1,
       provider: 'default',
       template: 'plain',
       template_version: 1,
       recipient_domain: 'example.org',
     })
-    assert.match(letter?.reason, /5\.1\.1 No such user here/)
+    assert.match(letter?.reason, /5\.4\.4 No such route here/)
   })
 })
 
@@ -202,7 +202,7 @@ test('a broken template and an integration with bad addresses are one row each a
   assert.equal(ofSource.length, 1)
   assert.partialDeepStrictEqual(ofSource[0], {
     stage: 'dispatch',
-    code: 'bad_recipient',
+    code: 'smtp_refused',
     messages: '200',
     recipient_domain: null,
   })
@@ -321,9 +321,11 @@ describe('a retry', () => {
     assert.deepEqual(await eventTypesOf(database, id), [
       'accepted',
       'queued',
+      'recipient_refused',
       'dead',
       'retried',
       'queued',
+      'recipient_refused',
       'dead',
     ])
   })
@@ -400,7 +402,13 @@ describe('a discard', () => {
     assert.equal(await ask(`mail.dlq_discard('${id}')`), false)
     assert.equal(await ask(`mail.dlq_retry('${id}')`), false)
     assert.equal((await readMessage(database, id))?.status, 'canceled')
-    assert.deepEqual(await eventTypesOf(database, id), ['accepted', 'queued', 'dead', 'discarded'])
+    assert.deepEqual(await eventTypesOf(database, id), [
+      'accepted',
+      'queued',
+      'recipient_refused',
+      'dead',
+      'discarded',
+    ])
   })
 
   test('by filter takes no more than asked for', async () => {

@@ -26,7 +26,7 @@ const QUERY_TIMEOUT_MS = 30_000
 const IDLE_IN_TRANSACTION_MS = 60_000
 
 /** The statements that run for every batch; each is planned once a connection instead of every time. */
-const HOT = /^\/\* (?:intake|processing|dispatch)\.|\bpgboss\./
+const HOT = /^\/\* (?:intake|processing|dispatch|feedback)\.|\bpgboss\./
 /** Plans take memory in every connection: past so many different texts, the rest are planned each time. */
 const MAX_PREPARED = 200
 const preparedNames = new Map<string, string>()

@@ -129,6 +129,9 @@ export interface MailDlqSummary {
 }
 
 export interface MailEvent {
+  /**
+   * When it happened; of what a provider tells, when the provider says it did.
+   */
   at: Generated<Timestamp>
   /**
    * Attempt, provider, code, reply: what the type needs.
@@ -137,7 +140,7 @@ export interface MailEvent {
   id: Generated<Int8>
   message_id: string
   /**
-   * Set when the event is about one recipient of several.
+   * Set when the event is about one recipient.
    */
   recipient: string | null
   type: string
@@ -145,6 +148,28 @@ export interface MailEvent {
    * The transaction that wrote it: what mail.read_events goes by, so that a late commit is never missed.
    */
   xid: Generated<string>
+}
+
+export interface MailFeedbackSeen {
+  key: string
+  message_id: string
+}
+
+export interface MailFeedbackUnmatched {
+  event: unknown
+  id: Generated<Int8>
+  key: string
+  /**
+   * The message it is about, which is still being sent; null when none is known.
+   */
+  message_id: string | null
+  /**
+   * Null: given up.
+   */
+  next_try_at: Timestamp | null
+  provider: string
+  received_at: Generated<Timestamp>
+  tries: Generated<number>
 }
 
 export interface MailIdempotency {
@@ -393,6 +418,15 @@ export interface MailProviderEvent {
   type: string
 }
 
+export interface MailProviderRef {
+  message_id: string
+  provider: string
+  /**
+   * Without what the same provider adds to it or leaves out in other places (brackets, a domain, the name of a server).
+   */
+  provider_message_id: string
+}
+
 export interface MailProviderState {
   blocked_reason: string | null
   /**
@@ -572,10 +606,33 @@ export interface MailSuppression {
    */
   address: string
   created_at: Generated<Timestamp>
+  /**
+   * Of what the rules put here: the rule, and the message, code and words that met it.
+   */
+  evidence: unknown | null
+  /**
+   * From then on it counts for nothing. Unset: never.
+   */
   expires_at: Timestamp | null
+  id: Generated<string>
+  origin: Generated<string>
   reason: string
   scope: Generated<string>
   source: Generated<string>
+}
+
+export interface MailSuppressionRule {
+  /**
+   * Enhanced status codes (RFC 3463, RFC 7505) that speak of the address itself: suppressed at the first.
+   */
+  hard_codes: Generated<string[]>
+  one: Generated<boolean>
+  /**
+   * So many soft bounces within soft_within, and no delivery between or since, suppress the address for soft_for.
+   */
+  soft_bounces: Generated<number>
+  soft_for: Generated<string>
+  soft_within: Generated<string>
 }
 
 export interface MailTemplate {
@@ -662,6 +719,8 @@ export interface DB {
   'mail.dlq': MailDlq
   'mail.dlq_summary': MailDlqSummary
   'mail.event': MailEvent
+  'mail.feedback_seen': MailFeedbackSeen
+  'mail.feedback_unmatched': MailFeedbackUnmatched
   'mail.idempotency': MailIdempotency
   'mail.inbox': MailInbox
   'mail.intake': MailIntake
@@ -675,6 +734,7 @@ export interface DB {
   'mail.outbox': MailOutbox
   'mail.provider': MailProvider
   'mail.provider_event': MailProviderEvent
+  'mail.provider_ref': MailProviderRef
   'mail.provider_state': MailProviderState
   'mail.provider_status': MailProviderStatus
   'mail.provider_window': MailProviderWindow
@@ -685,6 +745,7 @@ export interface DB {
   'mail.stats': MailStats
   'mail.stream': MailStream
   'mail.suppression': MailSuppression
+  'mail.suppression_rule': MailSuppressionRule
   'mail.template': MailTemplate
   'mail.template_version': MailTemplateVersion
   'mail.throughput': MailThroughput

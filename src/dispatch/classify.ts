@@ -234,8 +234,10 @@ export function outcomeOf(phase: SmtpPhase, failure: NodemailerError): SendOutco
   const answer = parseReply(error.response ?? '')
   const verdict = classifyError(phase, error)
   const rate = rateOf(verdict.code, answer)
-  if (verdict.kind === 'refused') return { ...verdict, ...answer }
-  if (verdict.kind === 'deferred') return { ...verdict, ...answer, ...rate }
+  const rejected = failure.rejectedErrors?.filter(({ recipient }) => recipient !== undefined) ?? []
+  const recipients = rejected.length === 0 ? {} : { recipients: rejected.map(refusedRecipient) }
+  if (verdict.kind === 'refused') return { ...verdict, ...answer, ...recipients }
+  if (verdict.kind === 'deferred') return { ...verdict, ...answer, ...rate, ...recipients }
   return { ...verdict, reason: answer.reply ?? parseReply(error.message).reply ?? verdict.code, ...rate }
 }
 

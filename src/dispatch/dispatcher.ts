@@ -14,6 +14,7 @@ import * as queries from './queries.ts'
 import { servedQueues } from './serving.ts'
 import { type Attempt, settle, settleFault } from './settlement.ts'
 import type { Settler } from './settler.ts'
+import { withoutSuppressed } from './suppression.ts'
 import type { Outgoing, SendOutcome, Transport } from './transport.ts'
 
 /**
@@ -223,9 +224,10 @@ export class Dispatcher {
       const jobs = await boss.fetch(queue, { batchSize: count, ...within(trx) })
       if (jobs.length === 0) return
       const ids = jobs.map((job) => job.id)
-      const messages = await queries.claimMessages(trx, ids, worker, this.#provider)
+      const taken = await queries.claimMessages(trx, ids, worker, this.#provider)
+      const messages = await withoutSuppressed(trx, this.#streamName, taken)
       const claimed = new Map(messages.map((message) => [message.id, message]))
-      // A job whose message may not be sent (canceled, erased, sent already) has nothing left to do.
+      // A job whose message may not be sent (canceled, suppressed, sent already) has nothing left to do.
       const idle = jobs.filter((job) => !claimed.has(job.id))
       if (idle.length > 0) await boss.deleteJob(queue, idle, within(trx))
       claims = jobs.flatMap((job) => {

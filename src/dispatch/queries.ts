@@ -2,6 +2,7 @@ import { sql } from 'kysely'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Address, Message } from '../message.ts'
+import { providerRefOf } from '../provider-message-id.ts'
 import type { EventType, MessageState } from '../states.ts'
 
 /** A message claimed for one attempt, with all that is needed to send it. */
@@ -53,7 +54,13 @@ export async function claimMessages(
       case when m.is_partly_settled then (
         select array_agg(e.recipient)
         from mail.event e
-        where e.message_id = m.id and e.type in ('recipient_sent', 'recipient_refused') and e.recipient is not null
+        where e.message_id = m.id and e.recipient is not null and (
+          e.type = 'recipient_sent'
+          -- Who retries a dead letter wants those tried again that were refused.
+          or (e.type = 'recipient_refused' and not exists (
+            select from mail.event r where r.message_id = m.id and r.type = 'retried' and r.at >= e.at
+          ))
+        )
       ) end as settled
     from me
     left join (
@@ -64,6 +71,69 @@ export async function claimMessages(
   `.execute(trx)
   if (rows.length === 0) throw new NotRegisteredError(worker)
   return rows.filter((row) => row.id !== null)
+}
+
+/** Which of these addresses get no mail in this stream now. Addresses are lower case. */
+export async function findSuppressed(
+  trx: Transaction,
+  stream: string,
+  addresses: readonly string[],
+): Promise<Set<string>> {
+  const { rows } = await sql<{ address: string }>`/* dispatch.find_suppressed */
+    select distinct address
+    from mail.suppression
+    where address = any (${addresses}::text[])
+      and scope in ('*', ${stream})
+      and (expires_at is null or expires_at > now())
+  `.execute(trx)
+  return new Set(rows.map((row) => row.address))
+}
+
+export type LateSuppression = {
+  readonly id: string
+  /** Lower case. */
+  readonly left_out: readonly string[]
+  /** Nobody is left to send it to. */
+  readonly is_over: boolean
+}
+
+/**
+ * Notes recipients that were suppressed after processing. A claimed message without anybody left ends here: `sent`
+ * when an earlier attempt reached some recipient, else `suppressed`.
+ */
+export async function noteSuppressed(trx: Transaction, late: readonly LateSuppression[]): Promise<void> {
+  const ids = late.map(({ id }) => id)
+  await sql`/* dispatch.note_suppressed */
+    with row as materialized (
+      select * from json_to_recordset(${JSON.stringify(late)}::json) as row (id uuid, left_out text[], is_over boolean)
+    ), ended as (
+      update mail.message m
+      set status = case when reached.any_of_them then 'sent' else 'suppressed' end,
+        sent_at = case when reached.any_of_them then m.claimed_at end,
+        worker = null,
+        attempts = m.attempts - 1,
+        last_error = null
+      from row
+      cross join lateral (
+        select exists (
+          select from mail.event e where e.message_id = row.id and e.type = 'recipient_sent'
+        ) as any_of_them
+      ) reached
+      where m.id = row.id and m.id = any (${ids}::uuid[]) and row.is_over
+      returning m.id, m.status
+    ), each_recipient as (
+      insert into mail.event (message_id, type, recipient)
+      select row.id, 'suppressed', address
+      from row cross join unnest(row.left_out) as address
+      -- On a second attempt it is known already.
+      where not exists (
+        select from mail.event e
+        where e.message_id = row.id and e.type = 'suppressed' and lower(e.recipient) = address
+      )
+    )
+    insert into mail.event (message_id, type, detail)
+    select id, status, json_build_object('by', 'suppression') from ended
+  `.execute(trx)
 }
 
 /**
@@ -122,12 +192,16 @@ export async function storeSettlements(
   worker: number,
 ): Promise<Set<string>> {
   const ids = settlements.map((each) => each.id)
+  const given = settlements.map((each) => ({
+    ...each,
+    providerRef: each.providerMessageId === null ? null : providerRefOf(each.providerMessageId),
+  }))
   const { rows } = await sql<{ id: string }>`/* dispatch.settle */
     with row as materialized (
       select *
-      from json_to_recordset(${JSON.stringify(settlements)}::json) as row (
-        id uuid, attempt smallint, "claimedAt" timestamptz, status text, "countsAsAttempt" boolean, "providerMessageId" text, code text,
-        reason text, "delayMs" bigint, "recipientDomain" text, "isPartlySettled" boolean, events json
+      from json_to_recordset(${JSON.stringify(given)}::json) as row (
+        id uuid, attempt smallint, "claimedAt" timestamptz, status text, "countsAsAttempt" boolean, "providerMessageId" text,
+        "providerRef" text, code text, reason text, "delayMs" bigint, "recipientDomain" text, "isPartlySettled" boolean, events json
       )
     ), settled as (
       update mail.message m
@@ -149,6 +223,14 @@ export async function storeSettlements(
       from row
       join settled using (id)
       cross join json_to_recordset(row.events) as event (type text, recipient text, detail json)
+    ), referred as (
+      -- What a relay says at the end of DATA is for its own log; an API's id comes back with its events.
+      insert into mail.provider_ref (message_id, provider, provider_message_id)
+      select row.id, settled.provider, row."providerRef"
+      from row
+      join settled using (id)
+      join mail.provider p on p.name = settled.provider and p.transport not in ('smtp', 'inbox')
+      where row."providerRef" <> ''
     ), dead as (
       insert into mail.dead_letter (
         message_id, stage, code, reason, attempts, stream, provider, template, template_version, source, recipient_domain
@@ -162,4 +244,21 @@ export async function storeSettlements(
     select id from settled
   `.execute(trx)
   return new Set(rows.map((row) => row.id))
+}
+
+/** What a refusal that ended says of its recipient; see mail.suppress_after. */
+export type RefusalFact = {
+  readonly message_id: string
+  readonly type: EventType
+  /** Lower case. */
+  readonly recipient: string
+  readonly at: string
+  readonly detail: Readonly<Record<string, unknown>>
+}
+
+/** Applies the rules of suppression to refusals whose events this transaction has written. */
+export async function suppressRefused(trx: Transaction, facts: readonly RefusalFact[]): Promise<void> {
+  await sql`/* dispatch.suppress_refused */
+    select mail.suppress_after(${JSON.stringify(facts)}::json)
+  `.execute(trx)
 }

@@ -30,22 +30,61 @@ export function settle(attempt: Attempt, outcome: SendOutcome, rules: Settlement
     case 'accepted':
       return settleAccepted(attempt, outcome, rules)
     case 'refused':
-      return dead(attempt, outcome.code, outcome.reply ?? outcome.code, detailOf(attempt, outcome))
-    case 'deferred':
-      return retryOrBury(
-        attempt,
-        outcome.code,
-        outcome.reply ?? outcome.code,
-        'deferred',
-        detailOf(attempt, outcome),
-        rules,
-        namedDelay(outcome, outcome),
+      return withRefusals(
+        dead(attempt, outcome.code, outcome.reply ?? outcome.code, detailOf(attempt, outcome)),
+        refusalsOf(attempt, outcome),
       )
+    case 'deferred':
+      return settleDeferred(attempt, outcome, rules)
     case 'unknown':
       return settleUnknown(attempt, outcome, rules)
     case 'unreachable':
       return settleUnreachable(attempt, outcome, rules)
   }
+}
+
+/** Nobody has it; those who were refused for good are not tried again with the others. */
+function settleDeferred(
+  attempt: Attempt,
+  outcome: Extract<SendOutcome, { kind: 'deferred' }>,
+  rules: SettlementRules,
+): Settlement {
+  const rest = retryOrBury(
+    attempt,
+    outcome.code,
+    outcome.reply ?? outcome.code,
+    'deferred',
+    detailOf(attempt, outcome),
+    rules,
+    namedDelay(outcome, outcome),
+  )
+  return withRefusals(rest, refusalsOf(attempt, outcome))
+}
+
+function withRefusals(settlement: Settlement, refusals: readonly SettledEvent[]): Settlement {
+  if (refusals.length === 0) return settlement
+  return {
+    ...settlement,
+    isPartlySettled: settlement.status === 'deferred',
+    events: [...refusals, ...settlement.events],
+  }
+}
+
+/** An event for each recipient that was refused for good; one that stands alone is meant by the whole answer. */
+function refusalsOf(
+  attempt: Attempt,
+  outcome: Extract<SendOutcome, { kind: 'refused' | 'deferred' }>,
+): SettledEvent[] {
+  const [only, ...others] = attempt.recipients
+  const isAboutOne = outcome.code === 'bad_recipient' && only !== undefined && others.length === 0
+  const refused = outcome.recipients ?? (isAboutOne ? [{ ...outcome, recipient: only, permanent: true }] : [])
+  return refused
+    .filter((each) => each.permanent)
+    .map((each) => ({
+      type: 'recipient_refused',
+      recipient: each.recipient,
+      detail: detailOf(attempt, each),
+    }))
 }
 
 /** Nothing was handed over, and not for a reason of the message's: costs no attempt, but time is counted. */

@@ -6,6 +6,7 @@ import type { Log } from '../log.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import { jobPriority } from '../queue/queues.ts'
 import * as queries from './queries.ts'
+import { refusalsOf } from './suppression.ts'
 
 /** One outcome to be written, with the job it settles. */
 export type Outcome = {
@@ -108,6 +109,11 @@ export class Settler {
           worker,
         )
         const ours = outcomes.filter((outcome) => ids.has(outcome.settlement.id))
+        const refusals = refusalsOf(
+          ours.map(({ settlement }) => settlement),
+          new Date(),
+        )
+        if (refusals.length > 0) await queries.suppressRefused(trx, refusals)
         for (const [queue, jobs] of Map.groupBy(ours, (outcome) => outcome.queue)) {
           await this.#boss.deleteJob(
             queue,

@@ -104,7 +104,7 @@ export type ServerReply = ProviderFault & {
   readonly enhancedCode?: string
 }
 
-/** One recipient refused while others were accepted. */
+/** One recipient refused, whatever became of the others. */
 export type RefusedRecipient = ServerReply & {
   readonly recipient: string
   /** False: the server said "not now", and this recipient alone may be tried again. */
@@ -122,10 +122,18 @@ export type SendOutcome = {
       readonly providerMessageId?: string
       readonly refused: readonly RefusedRecipient[]
     }
-  /** No retry helps. */
-  | ({ readonly kind: 'refused'; readonly code: RefusedCode } & ServerReply)
-  /** A retry may help; this was a real attempt. */
-  | ({ readonly kind: 'deferred'; readonly code: DeferredCode } & ServerReply)
+  /** No retry helps. `recipients` when each of them was refused by itself, and not the message as a whole. */
+  | ({
+      readonly kind: 'refused'
+      readonly code: RefusedCode
+      readonly recipients?: readonly RefusedRecipient[]
+    } & ServerReply)
+  /** A retry may help; this was a real attempt. `recipients` as with a refusal. */
+  | ({
+      readonly kind: 'deferred'
+      readonly code: DeferredCode
+      readonly recipients?: readonly RefusedRecipient[]
+    } & ServerReply)
   /** Nothing was accepted and the message is not at fault: costs no attempt. */
   | ({
       readonly kind: 'unreachable'

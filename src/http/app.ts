@@ -10,9 +10,19 @@ import { emailRoutes } from './emails.ts'
 import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
 import { statsRoutes } from './stats.ts'
+import { suppressionImportRoutes } from './suppression-csv.ts'
+import { suppressionRoutes } from './suppressions.ts'
 import { templateRoutes } from './templates.ts'
 
-const API_PATHS = ['/emails', '/templates', '/streams', '/providers', '/dead-letters', '/stats']
+const API_PATHS = [
+  '/emails',
+  '/templates',
+  '/streams',
+  '/providers',
+  '/dead-letters',
+  '/stats',
+  '/suppressions',
+]
 
 /** The REST API in Resend's shape, and in development the local inbox. */
 export function createApp(deps: AppDeps): Hono {
@@ -27,6 +37,10 @@ export function createApp(deps: AppDeps): Hono {
     app.route('/inbox', inboxRoutes({ db: deps.db }))
   }
 
+  // Before the limit on bodies: an import is read as it streams, with a limit of its own.
+  app.use('/suppressions/import', authenticate(deps.keyring))
+  app.route('/suppressions/import', suppressionImportRoutes(deps))
+
   const limitBody = limitBodyTo(deps.maxBodyBytes)
   for (const path of API_PATHS.flatMap((each) => [each, `${each}/*`])) {
     app.use(path, authenticate(deps.keyring), limitBody)
@@ -37,6 +51,7 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/providers', providerRoutes(deps))
   app.route('/dead-letters', deadLetterRoutes(deps))
   app.route('/stats', statsRoutes(deps))
+  app.route('/suppressions', suppressionRoutes(deps))
   return app
 }
 

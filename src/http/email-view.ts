@@ -40,7 +40,7 @@ export function presentEmail(email: Email): object {
     cc: isRead ? list(message.cc) : [],
     bcc: isRead ? list(message.bcc) : [],
     reply_to: isRead ? list(replyTo) : [],
-    last_event: LAST_EVENT[email.status],
+    last_event: lastEvent(email),
     scheduled_at: email.scheduled_at?.toISOString() ?? null,
     tags: isRead ? (message.tags ?? []) : [],
     metadata: isRead ? (message.metadata ?? {}) : {},
@@ -56,6 +56,16 @@ export function presentEmail(email: Email): object {
     error: email.last_error === null ? null : { code: email.last_error, reason: email.reason },
     timeline: email.timeline,
   }
+}
+
+/** Opens and clicks are no states of ours: they come again and again, and prove no more than a delivery. */
+function lastEvent({ status, timeline }: Email): string {
+  if (status !== 'sent' && status !== 'delivered') return LAST_EVENT[status]
+  const types = new Set(timeline.map(({ type }) => type))
+  if (types.has('clicked')) return 'clicked'
+  if (types.has('opened')) return 'opened'
+  const isDelayed = status === 'sent' && timeline.at(-1)?.type === 'deferred'
+  return isDelayed ? 'delivery_delayed' : LAST_EVENT[status]
 }
 
 function list(addresses: readonly Address[] | undefined): string[] {

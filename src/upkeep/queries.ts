@@ -124,6 +124,12 @@ export async function purge(db: Database): Promise<boolean> {
       delete from mail.throughput where bucket_at < now() - interval '2 hours'
     ), health as (
       delete from mail.provider_window where second < extract(epoch from now()) - 120
+    ), unmatched as (
+      delete from mail.feedback_unmatched
+      where id in (
+        select id from mail.feedback_unmatched
+        where next_try_at is null and received_at < now() - interval '30 days' limit ${PURGE_ROWS}
+      )
     )
     select count(*) as keys from keys
   `.execute(db)

@@ -60,6 +60,8 @@ const OPERATOR_TABLES = [
   'suppression',
   'waiting_job',
   'dead_letter',
+  'suppression_rule',
+  'feedback_unmatched',
 ]
 const SECRET_TABLES = [
   'message_content',
@@ -89,6 +91,10 @@ const WRITES = [
   "select mail.discard('{}')",
   "insert into mail.api_key (id, name, hash) values ('x', 'x', sha256('x'))",
   "insert into mail.suppression (address, reason) values ('a@example.com', 'x')",
+  "select mail.store_suppressions('[]')",
+  "select mail.suppress_after('[]')",
+  'delete from mail.feedback_unmatched',
+  'insert into mail.suppression_rule default values',
   'delete from mail.event',
   'truncate mail.intake',
   'select mail.ensure_partitions()',
@@ -176,6 +182,8 @@ const REPAIRS = [
   "select mail.settle_unknown(gen_random_uuid(), 'sent')",
   "insert into mail.bucket (provider, name, quota) values ('default', 'mine', 5) on conflict (provider, name) do update set quota = 5",
   "update mail.bucket set quota = 1 where name = 'none'",
+  "select mail.suppress_many('{a@example.net}', 'old list', 'marketing')",
+  'update mail.suppression_rule set soft_bounces = 3',
   "delete from mail.bucket where name = 'none'",
 ]
 

@@ -74,8 +74,8 @@ const REFUSED_AT: readonly (readonly [string, readonly RawStep[], string, string
   ['RCPT', toRecipient, '421 4.3.2 Shutting down', 'unreachable service_unavailable, sent', 1],
   ['RCPT', toRecipient, '451 4.3.0 Not now', 'deferred smtp_deferred, sent', 1],
   ['RCPT', toRecipient, '503 5.5.1 Send MAIL first', 'deferred session_fault, sent', 1],
-  ['RCPT', toRecipient, '550 5.1.1 No such user', 'dead bad_recipient', 0],
-  ['RCPT', toRecipient, '550 Blocked by policy', 'dead policy_refused', 0],
+  ['RCPT', toRecipient, '550 5.1.1 No such user', 'recipient_refused bad_recipient, dead bad_recipient', 0],
+  ['RCPT', toRecipient, '550 Blocked by policy', 'recipient_refused policy_refused, dead policy_refused', 0],
   ['DATA', toData, '421 4.3.2 Shutting down', 'unreachable service_unavailable, sent', 1],
   ['DATA', toData, '451 4.3.0 Not now', 'deferred smtp_deferred, sent', 1],
   ['DATA', toData, '554 No valid recipients', 'dead smtp_refused', 0],
@@ -278,19 +278,19 @@ export const ROWS: readonly Row[] = [
   {
     does: 'refuses in words that are not UTF-8, with control characters',
     script: [...toRecipient, '550 5.1.1 Caf\xe9\x00\x1b[31m \xed\xa0\x80 gone\r\n', hangUp],
-    ends: 'dead bad_recipient',
+    ends: 'recipient_refused bad_recipient, dead bad_recipient',
     copies: 0,
   },
   {
     does: 'refuses in a line of 60,000 characters',
     script: [...toRecipient, `550 5.1.1 ${'gone '.repeat(12_000)}\r\n`, hangUp],
-    ends: 'dead bad_recipient',
+    ends: 'recipient_refused bad_recipient, dead bad_recipient',
     copies: 0,
   },
   {
     does: 'refuses in several lines',
     script: [...toRecipient, '550-5.1.1 There is\r\n550-5.1.1 no such\r\n550 5.1.1 user\r\n', hangUp],
-    ends: 'dead bad_recipient',
+    ends: 'recipient_refused bad_recipient, dead bad_recipient',
     copies: 0,
   },
   {
