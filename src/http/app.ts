@@ -2,16 +2,19 @@ import { type Context, Hono, type MiddlewareHandler } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import { ApiError } from '../errors.ts'
+import { apiKeyRoutes } from './api-keys.ts'
 import { authenticate } from './auth.ts'
 import { providerRoutes, streamRoutes } from './control.ts'
 import { deadLetterRoutes } from './dead-letters.ts'
 import type { AppDeps } from './deps.ts'
 import { emailRoutes } from './emails.ts'
+import { FailedAttempts } from './failed-attempts.ts'
 import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
+import { limitRequests, RequestRates } from './request-rate.ts'
 import { templateRoutes } from './templates.ts'
 
-const API_PATHS = ['/emails', '/templates', '/streams', '/providers', '/dead-letters']
+const API_PATHS = ['/emails', '/templates', '/streams', '/providers', '/dead-letters', '/api-keys']
 
 /** The REST API in Resend's shape, and in development the local inbox. */
 export function createApp(deps: AppDeps): Hono {
@@ -26,15 +29,19 @@ export function createApp(deps: AppDeps): Hono {
     app.route('/inbox', inboxRoutes({ db: deps.db }))
   }
 
+  const authenticated = authenticate(deps.keyring, new FailedAttempts())
+  const limitRate = limitRequests(new RequestRates(deps.db))
   const limitBody = limitBodyTo(deps.maxBodyBytes)
-  for (const path of API_PATHS.flatMap((each) => [each, `${each}/*`])) {
-    app.use(path, authenticate(deps.keyring), limitBody)
+  for (const path of API_PATHS) {
+    // Takes in the path itself: given both, every request would be judged, and counted, twice.
+    app.use(`${path}/*`, authenticated, limitRate, limitBody)
   }
   app.route('/emails', emailRoutes(deps))
   app.route('/templates', templateRoutes(deps))
   app.route('/streams', streamRoutes(deps))
   app.route('/providers', providerRoutes(deps))
   app.route('/dead-letters', deadLetterRoutes(deps))
+  app.route('/api-keys', apiKeyRoutes(deps))
   return app
 }
 
