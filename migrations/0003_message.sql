@@ -216,9 +216,9 @@ create table mail.api_key (
   scope text not null default 'full'
     constraint scope_is_known check (scope in ('full', 'send', 'read', 'operate')),
   streams text[]
-    constraint streams_name_at_least_one check (cardinality(streams) > 0),
+    constraint list_of_streams_is_not_empty check (cardinality(streams) > 0),
   sender_domains text[]
-    constraint sender_domains_name_at_least_one check (cardinality(sender_domains) > 0)
+    constraint list_of_sender_domains_is_not_empty check (cardinality(sender_domains) > 0)
     constraint sender_domains_are_plain_and_lower_case
       check (array_to_string(sender_domains, ' ', '') ~ '^[a-z0-9.-]+( [a-z0-9.-]+)*$'),
   rate_limit_per_s double precision
@@ -235,7 +235,7 @@ create table mail.api_key (
   previous_expires_at timestamptz,
   constraint only_a_send_key_is_bound_to_streams_or_domains
     check (scope = 'send' or (streams is null and sender_domains is null)),
-  constraint a_burst_needs_a_rate_limit check (rate_burst is null or rate_limit_per_s is not null),
+  constraint rate_burst_has_a_rate_limit check (rate_burst is null or rate_limit_per_s is not null),
   constraint previous_secret_has_an_end check ((previous_hash is null) = (previous_expires_at is null))
 );
 comment on table mail.api_key is 'Keys of the REST API; only the SHA-256 of the secret is kept.';

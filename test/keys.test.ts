@@ -119,10 +119,10 @@ test('a row that contradicts itself is refused by a rule that says why', async (
   for (const [rule, changes] of [
     ['only_a_send_key_is_bound_to_streams_or_domains', "streams = '{alerts}'"],
     ['only_a_send_key_is_bound_to_streams_or_domains', "sender_domains = '{example.com}'"],
-    ['streams_name_at_least_one', "scope = 'send', streams = '{}'"],
+    ['list_of_streams_is_not_empty', "scope = 'send', streams = '{}'"],
     ['sender_domains_are_plain_and_lower_case', "scope = 'send', sender_domains = '{Example.com}'"],
     ['sender_domains_are_plain_and_lower_case', "scope = 'send', sender_domains = '{a.example,NULL}'"],
-    ['a_burst_needs_a_rate_limit', 'rate_burst = 5'],
+    ['rate_burst_has_a_rate_limit', 'rate_burst = 5'],
     ['rate_limit_is_a_thousandth_to_a_million_a_second', "rate_limit_per_s = 'NaN'"],
     ['previous_secret_has_an_end', 'previous_hash = hash'],
     ['key_name_is_1_to_200_long', "name = ''"],

@@ -263,3 +263,15 @@ test('the last full key may go: the answer is 401 from then on, and psql or the 
   assert.equal((await call('DELETE', `/api-keys/${id}`, undefined, key)).status, 200)
   assert.equal((await call('GET', '/api-keys', undefined, key)).status, 401)
 })
+
+test('a stopping process writes down which keys were used', async () => {
+  const { id, key } = await createKey(service.db, { name: 'parting', scope: 'send' })
+  const parting = await startTestService(database, { SLUICE_ROLES: 'api' })
+  const headers = { Authorization: `Bearer ${key}` }
+  assert.equal((await parting.request('/emails', { body: orderMail(), headers })).status, 200)
+  assert.equal(await parting.stop(), true)
+  const [row] = await database.query('select from mail.api_key where id = $1 and last_used_at is not null', [
+    id,
+  ])
+  assert.ok(row)
+})

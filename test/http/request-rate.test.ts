@@ -79,6 +79,15 @@ describe('a key with a rate limit', () => {
     }
   })
 
+  test('gets no request more when processes ask at the same moment', async () => {
+    const { key } = await createKey(db, { name: 'contended', scope: 'read', ...SLOW, rate_burst: 25 })
+    const apps = [openApp(), openApp(), openApp()]
+    const answers = await Promise.all(
+      Array.from({ length: 60 }, (_, n) => ask(apps[n % 3] ?? openApp(), key, '/templates/none')),
+    )
+    assert.equal(answers.filter(({ status }) => status !== 429).length, 25)
+  })
+
   test('gets tokens back as time passes, up to its burst', async () => {
     const { id, key } = await createKey(db, { name: 'refilled', scope: 'read', ...SLOW, rate_burst: 2 })
     const app = openApp()
