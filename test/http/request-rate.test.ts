@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
 import type { Hono } from 'hono'
+import { Client } from 'pg'
 import { type Database, openPool } from '../../src/db/pool.ts'
 import { createApp } from '../../src/http/app.ts'
 import type { AppDeps } from '../../src/http/deps.ts'
@@ -9,6 +10,7 @@ import { Keyring } from '../../src/keyring.ts'
 import { createKey } from '../../src/keys.ts'
 import { createLog } from '../../src/log.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
+import { eventually } from '../support/eventually.ts'
 
 /** So slow that no token comes back while a test runs. */
 const SLOW = { rate_limit_per_s: 0.01 }
@@ -86,6 +88,24 @@ describe('a key with a rate limit', () => {
       Array.from({ length: 60 }, (_, n) => ask(apps[n % 3] ?? openApp(), key, '/templates/none')),
     )
     assert.equal(answers.filter(({ status }) => status !== 429).length, 25)
+  })
+
+  test('waits for the process that is taking tokens, and counts what that took', async () => {
+    const { id, key } = await createKey(db, { name: 'raced', scope: 'read', ...SLOW, rate_burst: 5 })
+    const app = openApp()
+    assert.equal((await ask(app, key)).status, 200)
+    const other = new Client({ connectionString: database.url })
+    await other.connect()
+    await other.query('begin')
+    await other.query('select mail.take_request_tokens($1, 5)', [id])
+    const answer = ask(app, key)
+    await eventually('the request waits', async () => {
+      const { rowCount } = await other.query('select from pg_locks where not granted')
+      return (rowCount ?? 0) > 0
+    })
+    await other.query('commit')
+    await other.end()
+    assert.equal((await answer).status, 429)
   })
 
   test('gets tokens back as time passes, up to its burst', async () => {
