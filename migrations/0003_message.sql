@@ -274,13 +274,41 @@ comment on column mail.suppression.address is 'As messages hold it, in lower cas
 
 create table mail.api_key (
   id text primary key,
-  name text not null,
+  name text not null
+    constraint key_name_is_1_to_200_long check (length(name) between 1 and 200),
   hash bytea not null
     constraint hash_is_sha256 check (length(hash) = 32),
   scope text not null default 'full'
     constraint scope_is_known check (scope in ('full', 'send', 'read', 'operate')),
+  streams text[]
+    constraint list_of_streams_is_not_empty check (cardinality(streams) > 0),
+  sender_domains text[]
+    constraint list_of_sender_domains_is_not_empty check (cardinality(sender_domains) > 0)
+    constraint sender_domains_are_plain_and_lower_case
+      check (array_to_string(sender_domains, ' ', '') ~ '^[a-z0-9.-]+( [a-z0-9.-]+)*$'),
+  rate_limit_per_s double precision
+    constraint rate_limit_is_a_thousandth_to_a_million_a_second check (rate_limit_per_s between 0.001 and 1000000),
+  rate_burst integer
+    constraint rate_burst_is_1_to_a_million check (rate_burst between 1 and 1000000),
   created_at timestamptz not null default now(),
+  created_by text not null default session_user,
   expires_at timestamptz,
-  revoked_at timestamptz
+  revoked_at timestamptz,
+  last_used_at timestamptz,
+  previous_hash bytea
+    constraint previous_hash_is_sha256 check (length(previous_hash) = 32),
+  previous_expires_at timestamptz,
+  constraint only_a_send_key_is_bound_to_streams_or_domains
+    check (scope = 'send' or (streams is null and sender_domains is null)),
+  constraint rate_burst_has_a_rate_limit check (rate_burst is null or rate_limit_per_s is not null),
+  constraint previous_secret_has_an_end check ((previous_hash is null) = (previous_expires_at is null))
 );
 comment on table mail.api_key is 'Keys of the REST API; only the SHA-256 of the secret is kept.';
+comment on column mail.api_key.streams is 'The only streams it may send in; unset: all.';
+comment on column mail.api_key.sender_domains is
+  'The only domains it may send from, each for itself and not for those below it; unset: all.';
+comment on column mail.api_key.rate_limit_per_s is 'Requests a second over all processes; unset: no limit.';
+comment on column mail.api_key.rate_burst is 'Requests at once after a pause; unset: as many as in a second, at least one.';
+comment on column mail.api_key.created_by is 'The key it was made with, or the database user.';
+comment on column mail.api_key.last_used_at is 'To the minute.';
+comment on column mail.api_key.previous_hash is 'The secret before the last rotation, valid until previous_expires_at.';

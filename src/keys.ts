@@ -1,33 +1,75 @@
-import { hash, randomBytes, timingSafeEqual } from 'node:crypto'
-import { crc32 } from 'node:zlib'
+import { type SelectQueryBuilder, sql } from 'kysely'
 import type { Database } from './db/pool.ts'
+import { inTransaction, type Transaction } from './db/transaction.ts'
+import type { DB } from './db/types.ts'
+import { newKeyId, newSecret } from './key-format.ts'
 
-/**
- * API keys: `sluice_<id>_<secret><checksum>`. The prefix lets secret scanners find a leaked key, the id
- * finds its row, the checksum rejects a typing error without asking the database. Of the secret only its
- * SHA-256 is kept: 32 random bytes need no slow hash.
- */
-
-const KEY = /^sluice_([a-z0-9]{12})_([A-Za-z0-9_-]{43})([0-9a-f]{8})$/
-const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789'
+/** The rows of `mail.api_key`: made, listed, changed, rotated, revoked. Who holds one is told by keyring.ts. */
 
 export const KEY_SCOPES = ['full', 'send', 'read', 'operate'] as const
 export type KeyScope = (typeof KEY_SCOPES)[number]
 
+/** What a key may do beyond its scope; null: no such limit. */
+export type KeyLimits = {
+  /** Of a `send` key only: the streams it may send in. */
+  readonly streams: readonly string[] | null
+  /** Of a `send` key only: the domains it may send from. */
+  readonly sender_domains: readonly string[] | null
+  readonly expires_at: Date | null
+  readonly rate_limit_per_s: number | null
+  /** Null: as many as in a second. */
+  readonly rate_burst: number | null
+}
+
 /** Who a request comes from. */
-export type Caller = { readonly keyId: string; readonly name: string; readonly scope: KeyScope }
+export type Caller = {
+  readonly keyId: string
+  readonly name: string
+  readonly scope: KeyScope
+} & KeyLimits
+
+export type StoredKey = KeyLimits & {
+  readonly id: string
+  readonly name: string
+  readonly scope: KeyScope
+  readonly created_at: Date
+  readonly created_by: string
+  readonly revoked_at: Date | null
+  /** To the minute. */
+  readonly last_used_at: Date | null
+  /** Until then the secret before the last rotation works as well. */
+  readonly previous_expires_at: Date | null
+}
+
+export type NewKey = Pick<StoredKey, 'name' | 'scope'> &
+  Partial<KeyLimits> & {
+    /** Unset: the user of the database connection. */
+    readonly created_by?: string
+  }
+
+const COLUMNS = [
+  'id',
+  'name',
+  'scope',
+  'streams',
+  'sender_domains',
+  'rate_limit_per_s',
+  'rate_burst',
+  'created_at',
+  'created_by',
+  'expires_at',
+  'revoked_at',
+  'last_used_at',
+  'previous_expires_at',
+] as const
 
 /** Makes and stores a key; the text is shown this once and cannot be read again. */
-export async function createKey(
-  db: Database,
-  options: { readonly name: string; readonly scope: KeyScope },
-): Promise<{ id: string; key: string }> {
-  const id = Array.from(randomBytes(12), (byte) => ALPHABET[byte % ALPHABET.length]).join('')
-  const secret = randomBytes(32).toString('base64url')
-  const key = `sluice_${id}_${secret}${checksum(id, secret)}`
+export async function createKey(db: Database, settings: NewKey): Promise<{ id: string; key: string }> {
+  const id = newKeyId()
+  const { key, hash } = newSecret(id)
   await db
     .insertInto('mail.api_key')
-    .values({ id, name: options.name, scope: options.scope, hash: sha256(secret) })
+    .values({ id, hash, ...columnsOf(settings) })
     .execute()
   return { id, key }
 }
@@ -42,57 +84,141 @@ export async function hasKeys(db: Database): Promise<boolean> {
   return row !== undefined
 }
 
-/** How long a verdict is remembered, so that not every request asks the database: a revoked key works this long. */
-const REMEMBER_MS = 2_000
-const REMEMBER_KEYS = 1_000
+/** Every key there ever was, the oldest first. */
+export async function listEveryKey(db: Database): Promise<StoredKey[]> {
+  return stored(db.selectFrom('mail.api_key')).orderBy('created_at').orderBy('id').execute()
+}
 
-/** Tells whose key a text is; undefined for every text that is not a valid one, whatever is wrong with it. */
-export class Keyring {
-  readonly #db: Database
-  readonly #bootstrapHash: Buffer | undefined
-  readonly #verdicts = new Map<string, { caller: Caller | undefined; until: number }>()
+export type KeyPage = { readonly limit: number; readonly after?: string; readonly before?: string }
 
-  constructor(db: Database, bootstrapKey: string | undefined) {
-    this.#db = db
-    this.#bootstrapHash = bootstrapKey === undefined ? undefined : sha256(bootstrapKey)
-  }
+/** Keys that are not revoked, the newest first. A cursor is the id of a key, also of one revoked meanwhile. */
+export async function listKeys(
+  db: Database,
+  { limit, after, before }: KeyPage,
+): Promise<{ keys: StoredKey[]; hasMore: boolean }> {
+  const cursor = after ?? before
+  const direction = before === undefined ? 'desc' : 'asc'
+  const place = sql`(select c.created_at, c.id from mail.api_key c where c.id = ${cursor})`
+  const rows = await stored(db.selectFrom('mail.api_key'))
+    .where('revoked_at', 'is', null)
+    .$if(cursor !== undefined, (query) =>
+      query.where(sql<boolean>`(created_at, id) ${before === undefined ? sql`<` : sql`>`} ${place}`),
+    )
+    .orderBy('created_at', direction)
+    .orderBy('id', direction)
+    .limit(limit + 1)
+    .execute()
+  const keys = rows.slice(0, limit)
+  return { keys: before === undefined ? keys : keys.reverse(), hasMore: rows.length > limit }
+}
 
-  async identify(text: string): Promise<Caller | undefined> {
-    const fingerprint = sha256(text)
-    if (this.#bootstrapHash !== undefined && timingSafeEqual(fingerprint, this.#bootstrapHash)) {
-      return { keyId: 'bootstrap', name: 'bootstrap', scope: 'full' }
-    }
-    // Looked up by its digest: how long that takes tells nothing about the key.
-    const digest = fingerprint.toString('latin1')
-    const remembered = this.#verdicts.get(digest)
-    if (remembered !== undefined && remembered.until > Date.now()) return remembered.caller
-    const caller = await this.#lookUp(text)
-    if (this.#verdicts.size >= REMEMBER_KEYS) this.#verdicts.clear()
-    this.#verdicts.set(digest, { caller, until: Date.now() + REMEMBER_MS })
-    return caller
-  }
+/** A key that is not revoked. */
+export async function findKey(db: Database | Transaction, id: string): Promise<StoredKey | undefined> {
+  return stored(db.selectFrom('mail.api_key'))
+    .where('id', '=', id)
+    .where('revoked_at', 'is', null)
+    .executeTakeFirst()
+}
 
-  async #lookUp(text: string): Promise<Caller | undefined> {
-    const [, id = '', secret = '', check = ''] = KEY.exec(text) ?? []
-    if (id === '' || checksum(id, secret) !== check) return undefined
-    const row = await this.#db
-      .selectFrom('mail.api_key')
-      .select(['id', 'name', 'scope', 'hash', 'expires_at', 'revoked_at'])
+export async function isKey(db: Database, id: string): Promise<boolean> {
+  const row = await db.selectFrom('mail.api_key').select('id').where('id', '=', id).executeTakeFirst()
+  return row !== undefined
+}
+
+export type KeyChanges = Partial<Pick<StoredKey, 'name'> & KeyLimits>
+
+/**
+ * Changes a key that is not revoked; `check` sees it as it is under the lock, and stops the change by throwing.
+ * Undefined: there is no such key.
+ */
+export async function changeKey(
+  db: Database,
+  id: string,
+  changes: KeyChanges,
+  check: (key: StoredKey) => void,
+): Promise<StoredKey | undefined> {
+  return inTransaction(db, async (trx) => {
+    const key = await lockKey(trx, id)
+    if (key === undefined) return undefined
+    check(key)
+    await trx
+      .updateTable('mail.api_key')
+      .set({ id, ...columnsOf(changes) })
       .where('id', '=', id)
-      .executeTakeFirst()
-    // Compared also when there is no such row: the time taken must not tell which ids exist.
-    const isRight = timingSafeEqual(sha256(secret), row?.hash ?? Buffer.alloc(32))
-    if (row === undefined || !isRight || row.revoked_at !== null) return undefined
-    if (row.expires_at !== null && row.expires_at.getTime() <= Date.now()) return undefined
-    const scope = KEY_SCOPES.find((known) => known === row.scope)
-    return scope === undefined ? undefined : { keyId: row.id, name: row.name, scope }
+      .execute()
+    return findKey(trx, id)
+  })
+}
+
+/** False when there is no such key, or it is revoked already. */
+export async function revokeKey(db: Database, id: string): Promise<boolean> {
+  const revoked = await db
+    .updateTable('mail.api_key')
+    .set({ revoked_at: sql`clock_timestamp()` })
+    .where('id', '=', id)
+    .where('revoked_at', 'is', null)
+    .executeTakeFirst()
+  return revoked.numUpdatedRows === 1n
+}
+
+/**
+ * Gives a key a new secret; the one it had works for `overlapS` seconds more, and one from an earlier rotation
+ * ends now. Undefined: there is no such key.
+ */
+export async function rotateKey(
+  db: Database,
+  { id, overlapS }: { readonly id: string; readonly overlapS: number },
+  check: (key: StoredKey) => void = () => undefined,
+): Promise<{ key: string; stored: StoredKey } | undefined> {
+  return inTransaction(db, async (trx) => {
+    const old = await lockKey(trx, id)
+    if (old === undefined) return undefined
+    check(old)
+    const { key, hash } = newSecret(id)
+    const overlap =
+      overlapS > 0
+        ? {
+            previous_hash: sql<Buffer>`hash`,
+            previous_expires_at: sql<Date>`clock_timestamp() + make_interval(secs => ${overlapS})`,
+          }
+        : { previous_hash: null, previous_expires_at: null }
+    await trx
+      .updateTable('mail.api_key')
+      .set({ hash, ...overlap })
+      .where('id', '=', id)
+      .execute()
+    const now = await findKey(trx, id)
+    return now && { key, stored: now }
+  })
+}
+
+/** Those of the named streams that do not exist: a key bound to one would be of no use, and is mostly misspelt. */
+export async function unknownStreams(db: Database, names: readonly string[]): Promise<string[]> {
+  const known = await db
+    .selectFrom('mail.stream')
+    .select('name')
+    .where('name', '=', sql<string>`any(${[...names]})`)
+    .execute()
+  return names.filter((name) => !known.some((row) => row.name === name))
+}
+
+async function lockKey(trx: Transaction, id: string): Promise<StoredKey | undefined> {
+  await trx.selectFrom('mail.api_key').select('id').where('id', '=', id).forUpdate().execute()
+  return findKey(trx, id)
+}
+
+function stored(query: SelectQueryBuilder<DB, 'mail.api_key', object>) {
+  return query.select(COLUMNS).$narrowType<{ scope: KeyScope }>()
+}
+
+/** Columns that were given; the driver takes no readonly lists. */
+function columnsOf<
+  T extends { streams?: readonly string[] | null; sender_domains?: readonly string[] | null },
+>(given: T) {
+  const { streams, sender_domains, ...rest } = given
+  return {
+    ...rest,
+    ...(streams !== undefined && { streams: streams && [...streams] }),
+    ...(sender_domains !== undefined && { sender_domains: sender_domains && [...sender_domains] }),
   }
-}
-
-function sha256(text: string): Buffer {
-  return hash('sha256', text, 'buffer')
-}
-
-function checksum(id: string, secret: string): string {
-  return crc32(`${id}_${secret}`).toString(16).padStart(8, '0')
 }

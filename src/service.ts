@@ -7,7 +7,8 @@ import { createApp } from './http/app.ts'
 import { type HttpServer, listen } from './http/server.ts'
 import { Acceptor } from './intake/accept.ts'
 import { createMoverLoop } from './intake/mover.ts'
-import { Keyring } from './keys.ts'
+import { KeyUse } from './key-use.ts'
+import { Keyring } from './keyring.ts'
 import type { Log } from './log.ts'
 import type { Loop } from './loop.ts'
 import { Meter } from './meter.ts'
@@ -237,12 +238,13 @@ function createUpkeep(core: Core, worker: Worker | undefined): Loop {
 
 async function openApi(core: Core, acceptor: Acceptor, hasInbox: boolean): Promise<HttpServer> {
   const { config, db, log, catalog, renderer } = core
+  const keyUse = new KeyUse(db, log)
   const app = createApp({
     db,
     log,
     catalog,
     hasInbox,
-    keyring: new Keyring(db, config.apiKey),
+    keyring: new Keyring(db, config.apiKey, { onUse: (keyId) => keyUse.note(keyId) }),
     maxBodyBytes: config.maxBodyBytes,
     acceptTimeoutMs: config.acceptTimeoutMs,
     accept: (row, options) => acceptor.accept(row, options),
@@ -255,5 +257,11 @@ async function openApi(core: Core, acceptor: Acceptor, hasInbox: boolean): Promi
   })
   const server = await listen(app, config)
   log.info({ url: server.url, roles: [...config.roles] }, 'listening')
-  return server
+  return {
+    url: server.url,
+    async close(limit) {
+      await server.close(limit)
+      await keyUse.write()
+    },
+  }
 }

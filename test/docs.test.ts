@@ -17,6 +17,7 @@ const CURL = fileURLToPath(new URL('support/curl.ts', import.meta.url))
 const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'README.md': [],
   'docs/rest.md': [],
+  'docs/keys.md': [],
   'docs/sql.md': ['invalid_message'],
   'docs/templates.md': ['template_missing_variable'],
   'docs/operating.md': [],

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { before, test } from 'node:test'
 import { openPool } from '../src/db/pool.ts'
-import { createKey, hasKeys, Keyring } from '../src/keys.ts'
+import { Keyring } from '../src/keyring.ts'
+import { createKey, hasKeys } from '../src/keys.ts'
 import { createLog } from '../src/log.ts'
 import { createTestDatabase, type TestDatabase } from './support/database.ts'
 
@@ -32,6 +33,11 @@ test('a new key has the format that scanners know, and identifies its holder', a
     keyId: id,
     name: 'shop',
     scope: 'send',
+    streams: null,
+    sender_domains: null,
+    expires_at: null,
+    rate_limit_per_s: null,
+    rate_burst: null,
   })
 })
 
@@ -107,4 +113,25 @@ test('the bootstrap key has full access and nothing near it has any', async () =
   for (const text of ['bootstrap-012345678', 'bootstrap-01234567890', 'Bootstrap-0123456789', ''])
     assert.equal(await keyring.identify(text), undefined)
   assert.equal(await new Keyring(db, undefined).identify('bootstrap-0123456789'), undefined)
+})
+
+test('a row that contradicts itself is refused by a rule that says why', async () => {
+  for (const [rule, changes] of [
+    ['only_a_send_key_is_bound_to_streams_or_domains', "streams = '{alerts}'"],
+    ['only_a_send_key_is_bound_to_streams_or_domains', "sender_domains = '{example.com}'"],
+    ['list_of_streams_is_not_empty', "scope = 'send', streams = '{}'"],
+    ['sender_domains_are_plain_and_lower_case', "scope = 'send', sender_domains = '{Example.com}'"],
+    ['sender_domains_are_plain_and_lower_case', "scope = 'send', sender_domains = '{a.example,NULL}'"],
+    ['rate_burst_has_a_rate_limit', 'rate_burst = 5'],
+    ['rate_limit_is_a_thousandth_to_a_million_a_second', "rate_limit_per_s = 'NaN'"],
+    ['previous_secret_has_an_end', 'previous_hash = hash'],
+    ['key_name_is_1_to_200_long', "name = ''"],
+  ] as const) {
+    const { id } = await createKey(db, { name: 'rules', scope: 'full' })
+    await assert.rejects(
+      database.query(`update mail.api_key set ${changes} where id = $1`, [id]),
+      { constraint: rule },
+      changes,
+    )
+  }
 })

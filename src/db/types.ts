@@ -18,12 +18,47 @@ export type Timestamp = ColumnType<Date, Date | string, Date | string>
 
 export interface MailApiKey {
   created_at: Generated<Timestamp>
+  /**
+   * The key it was made with, or the database user.
+   */
+  created_by: Generated<string>
   expires_at: Timestamp | null
   hash: Buffer
   id: string
+  /**
+   * To the minute.
+   */
+  last_used_at: Timestamp | null
   name: string
+  previous_expires_at: Timestamp | null
+  /**
+   * The secret before the last rotation, valid until previous_expires_at.
+   */
+  previous_hash: Buffer | null
+  /**
+   * Requests at once after a pause; unset: as many as in a second, at least one.
+   */
+  rate_burst: number | null
+  /**
+   * Requests a second over all processes; unset: no limit.
+   */
+  rate_limit_per_s: number | null
   revoked_at: Timestamp | null
   scope: Generated<string>
+  /**
+   * The only domains it may send from, each for itself and not for those below it; unset: all.
+   */
+  sender_domains: string[] | null
+  /**
+   * The only streams it may send in; unset: all.
+   */
+  streams: string[] | null
+}
+
+export interface MailApiKeyBucket {
+  key_id: string
+  refilled_at: Timestamp
+  tokens: number
 }
 
 export interface MailBucket {
@@ -711,6 +746,7 @@ export interface MailWorker {
 
 export interface DB {
   'mail.api_key': MailApiKey
+  'mail.api_key_bucket': MailApiKeyBucket
   'mail.bucket': MailBucket
   'mail.bucket_level': MailBucketLevel
   'mail.claim': MailClaim

@@ -2,13 +2,16 @@ import { type Context, Hono, type MiddlewareHandler } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import { ApiError } from '../errors.ts'
+import { apiKeyRoutes } from './api-keys.ts'
 import { authenticate } from './auth.ts'
 import { providerRoutes, streamRoutes } from './control.ts'
 import { deadLetterRoutes } from './dead-letters.ts'
 import type { AppDeps } from './deps.ts'
 import { emailRoutes } from './emails.ts'
+import { FailedAttempts } from './failed-attempts.ts'
 import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
+import { limitRequests, RequestRates } from './request-rate.ts'
 import { statsRoutes } from './stats.ts'
 import { suppressionImportRoutes } from './suppression-csv.ts'
 import { suppressionRoutes } from './suppressions.ts'
@@ -22,6 +25,7 @@ const API_PATHS = [
   '/dead-letters',
   '/stats',
   '/suppressions',
+  '/api-keys',
 ]
 
 /** The REST API in Resend's shape, and in development the local inbox. */
@@ -37,13 +41,16 @@ export function createApp(deps: AppDeps): Hono {
     app.route('/inbox', inboxRoutes({ db: deps.db }))
   }
 
+  const authenticated = authenticate(deps.keyring, new FailedAttempts())
+  const limitRate = limitRequests(new RequestRates(deps.db))
+  const limitBody = limitBodyTo(deps.maxBodyBytes)
   // Before the limit on bodies: an import is read as it streams, with a limit of its own.
-  app.use('/suppressions/import', authenticate(deps.keyring))
+  app.use('/suppressions/import', authenticated, limitRate)
   app.route('/suppressions/import', suppressionImportRoutes(deps))
 
-  const limitBody = limitBodyTo(deps.maxBodyBytes)
-  for (const path of API_PATHS.flatMap((each) => [each, `${each}/*`])) {
-    app.use(path, authenticate(deps.keyring), limitBody)
+  for (const path of API_PATHS) {
+    // Takes in the path itself: given both, every request would be judged, and counted, twice.
+    app.use(`${path}/*`, authenticated, limitRate, limitBody)
   }
   app.route('/emails', emailRoutes(deps))
   app.route('/templates', templateRoutes(deps))
@@ -52,6 +59,7 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/dead-letters', deadLetterRoutes(deps))
   app.route('/stats', statsRoutes(deps))
   app.route('/suppressions', suppressionRoutes(deps))
+  app.route('/api-keys', apiKeyRoutes(deps))
   return app
 }
 

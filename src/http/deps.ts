@@ -1,6 +1,6 @@
 import type { Catalog } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
-import type { Keyring } from '../keys.ts'
+import type { Keyring } from '../keyring.ts'
 import type { Log } from '../log.ts'
 import type { Message } from '../message.ts'
 import type { DeclaredVariable, TemplatePartial } from '../template-content.ts'

@@ -8,6 +8,7 @@ import { type AuthEnv, requireScope } from './auth.ts'
 import { readJson } from './body.ts'
 import type { AppDeps } from './deps.ts'
 import { presentEmail } from './email-view.ts'
+import { checkMay } from './permission.ts'
 import { findEmail, isAtTheDoor } from './queries.ts'
 
 const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
@@ -44,6 +45,7 @@ async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> 
   const body = await readJson(c)
   const parsed = parseMessage(body)
   if (!parsed.ok) throw new ApiError(parsed.problem.name, parsed.problem.message)
+  checkMay(c.get('caller'), parsed.message, parsed.message.stream ?? DEFAULT_STREAM)
   const stream = streamOf(deps, parsed.message)
   // Put into words again, not passed on: one key each, no byte-order mark, nothing but JSON.
   const message = JSON.stringify(body)

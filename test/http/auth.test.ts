@@ -23,7 +23,9 @@ async function answerTo(path: string, authorization: string | undefined, body?: 
     },
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   })
-  return { status: response.status, body: (await response.json()) as { name?: string; message?: string } }
+  const headers = Object.fromEntries([...response.headers].filter(([name]) => name !== 'date'))
+  const answer = (await response.json()) as { name?: string; message?: string }
+  return { status: response.status, headers, body: answer }
 }
 
 test('a request without a key is told how to bring one', async () => {
@@ -49,8 +51,9 @@ test('wrong, unknown, revoked and expired keys get one and the same answer', asy
   for (const scheme of ['', 'Bearer', 'Bearer ', `Basic ${TEST_KEY}`, TEST_KEY, `Bearer ${TEST_KEY} x`]) {
     answers.push(await answerTo('/emails', scheme, orderMail()))
   }
-  for (const { status, body } of answers) {
+  for (const { status, headers, body } of answers) {
     assert.deepEqual([status, body.name, body.message], [401, 'invalid_api_key', 'API key is invalid.'])
+    assert.deepEqual(headers, answers[0]?.headers)
   }
 })
 

@@ -1,0 +1,80 @@
+import assert from 'node:assert/strict'
+import { before, test } from 'node:test'
+import type { Hono } from 'hono'
+import { type Database, openPool } from '../../src/db/pool.ts'
+import { createApp } from '../../src/http/app.ts'
+import { scopesOf } from '../../src/http/auth.ts'
+import type { AppDeps } from '../../src/http/deps.ts'
+import { Keyring } from '../../src/keyring.ts'
+import { createKey, KEY_SCOPES, type KeyScope } from '../../src/keys.ts'
+import { createLog } from '../../src/log.ts'
+import { createTestDatabase } from '../support/database.ts'
+
+/** Routes for everybody: a route is added here on purpose, or asks for a scope. */
+const PUBLIC = new Set(['GET /healthz', 'GET /readyz'])
+
+type Route = { readonly name: string; readonly method: string; readonly path: string }
+
+let app: Hono
+let db: Database
+
+before(async (t) => {
+  const database = await createTestDatabase(t as Parameters<typeof createTestDatabase>[0])
+  const log = createLog('silent')
+  const pool = openPool({ url: database.url, maxConnections: 4, role: undefined, log })
+  database.beforeDrop(pool.close)
+  db = pool.db
+  // Whoever gets past the scopes finds little behind them: what is tested is the door.
+  const deps: Partial<AppDeps> = { db, log, keyring: new Keyring(db, undefined), maxBodyBytes: 10_000 }
+  app = createApp(deps as AppDeps)
+})
+
+/** Every route with the scopes that it asks for; undefined when it asks for none. */
+function routesOf(): Map<Route, readonly KeyScope[] | undefined> {
+  const routes = new Map<string, { route: Route; scopes: readonly KeyScope[] | undefined }>()
+  for (const { method, path, handler } of app.routes) {
+    if (method === 'ALL') continue
+    const name = `${method} ${path}`
+    const scopes = scopesOf(handler) ?? routes.get(name)?.scopes
+    routes.set(name, { route: { name, method, path: path.replaceAll(/:\w+(\{[^}]*\})?/g, 'x') }, scopes })
+  }
+  return new Map([...routes.values()].map(({ route, scopes }) => [route, scopes]))
+}
+
+async function ask({ method, path }: Route, key: string | undefined) {
+  const response = await app.request(path, {
+    method,
+    ...(key !== undefined && { headers: { Authorization: `Bearer ${key}` } }),
+  })
+  return { status: response.status, name: ((await response.json()) as { name?: string }).name }
+}
+
+test('every route but the public ones says which scopes it is for', () => {
+  const routes = [...routesOf()]
+  assert.ok(routes.length > 15)
+  const open = routes.filter(([, scopes]) => scopes === undefined).map(([{ name }]) => name)
+  assert.deepEqual(new Set(open), PUBLIC)
+})
+
+test('every route is closed without a key', async () => {
+  for (const [route] of routesOf()) {
+    if (PUBLIC.has(route.name)) continue
+    assert.deepEqual(await ask(route, undefined), { status: 401, name: 'missing_api_key' }, route.name)
+    assert.deepEqual(await ask(route, 'wrong'), { status: 401, name: 'invalid_api_key' }, route.name)
+  }
+})
+
+test('every route is closed to every other scope, and open to its own and to full', async () => {
+  const keys = new Map<KeyScope, string>()
+  for (const scope of KEY_SCOPES) keys.set(scope, (await createKey(db, { name: scope, scope })).key)
+  for (const [route, scopes = []] of routesOf()) {
+    if (PUBLIC.has(route.name)) continue
+    for (const [scope, key] of keys) {
+      const { status, name } = await ask(route, key)
+      const isOpen = scope === 'full' || scopes.includes(scope)
+      const answer = `${route.name} answers a ${scope} key with ${status} ${name}`
+      if (isOpen) assert.notEqual(name, 'restricted_api_key', answer)
+      else assert.deepEqual([status, name], [401, 'restricted_api_key'], answer)
+    }
+  }
+})
