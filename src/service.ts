@@ -3,6 +3,8 @@ import type { Pool } from 'pg'
 import { LiveCatalog } from './catalog.ts'
 import type { Config } from './config.ts'
 import { type Database, openPool } from './db/pool.ts'
+import { fetchPinned } from './feedback/pinned-fetch.ts'
+import { Receiver } from './feedback/receive.ts'
 import { createApp } from './http/app.ts'
 import { type HttpServer, listen } from './http/server.ts'
 import { Acceptor } from './intake/accept.ts'
@@ -119,6 +121,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   const { acceptor, mover } = createIntake(core)
   const upkeep = createUpkeep(core, worker)
   const statistics = worker === undefined ? undefined : createStatisticsLoop(core)
+  const receiver = createReceiver(core)
   mover.start()
   upkeep.start()
   statistics?.start()
@@ -132,6 +135,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
     // The mover goes on until the last request has its answer; the worker claims no more from now on.
     const closeDoor = async () => {
       await server?.close(limit)
+      await receiver.finish()
       await mover.stop()
     }
     const parts = await Promise.all([
@@ -145,7 +149,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
     return isClean
   }
   const server = config.roles.has('api')
-    ? await orClose(openApi(core, acceptor, hasInbox), () => stopAll(undefined))
+    ? await orClose(openApi(core, acceptor, receiver, hasInbox), () => stopAll(undefined))
     : undefined
   let stopping: Promise<boolean> | undefined
   return {
@@ -235,7 +239,24 @@ function createUpkeep(core: Core, worker: Worker | undefined): Loop {
   })
 }
 
-async function openApi(core: Core, acceptor: Acceptor, hasInbox: boolean): Promise<HttpServer> {
+function createReceiver({ db, boss, bells, log, config }: Core): Receiver {
+  return new Receiver({
+    db,
+    boss,
+    bells,
+    log,
+    environment: config.environment,
+    fetch: fetchPinned,
+    now: Date.now,
+  })
+}
+
+async function openApi(
+  core: Core,
+  acceptor: Acceptor,
+  receiver: Receiver,
+  hasInbox: boolean,
+): Promise<HttpServer> {
   const { config, db, log, catalog, renderer } = core
   const app = createApp({
     db,
@@ -246,6 +267,7 @@ async function openApi(core: Core, acceptor: Acceptor, hasInbox: boolean): Promi
     maxBodyBytes: config.maxBodyBytes,
     acceptTimeoutMs: config.acceptTimeoutMs,
     accept: (row, options) => acceptor.accept(row, options),
+    receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),
     checkTemplate: async (source) => {
       const checked = await renderer.check({ key: 'draft', ...source })
       return checked.ok ? undefined : checked.reason

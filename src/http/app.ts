@@ -11,8 +11,18 @@ import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
 import { statsRoutes } from './stats.ts'
 import { templateRoutes } from './templates.ts'
+import { webhookSourceRoutes } from './webhook-sources.ts'
+import { MAX_WEBHOOK_BYTES, webhookRoutes } from './webhooks.ts'
 
-const API_PATHS = ['/emails', '/templates', '/streams', '/providers', '/dead-letters', '/stats']
+const API_PATHS = [
+  '/emails',
+  '/templates',
+  '/streams',
+  '/providers',
+  '/dead-letters',
+  '/stats',
+  '/webhook-sources',
+]
 
 /** The REST API in Resend's shape, and in development the local inbox. */
 export function createApp(deps: AppDeps): Hono {
@@ -27,7 +37,10 @@ export function createApp(deps: AppDeps): Hono {
     app.route('/inbox', inboxRoutes({ db: deps.db }))
   }
 
-  const limitBody = limitBodyTo(deps.maxBodyBytes)
+  // Before the API's own paths: what comes here has no key.
+  app.route('/webhooks', webhookRoutes(deps, limitBodyTo(MAX_WEBHOOK_BYTES, 'of a webhook')))
+
+  const limitBody = limitBodyTo(deps.maxBodyBytes, 'set by SLUICE_MAX_BODY_BYTES')
   for (const path of API_PATHS.flatMap((each) => [each, `${each}/*`])) {
     app.use(path, authenticate(deps.keyring), limitBody)
   }
@@ -37,6 +50,7 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/providers', providerRoutes(deps))
   app.route('/dead-letters', deadLetterRoutes(deps))
   app.route('/stats', statsRoutes(deps))
+  app.route('/webhook-sources', webhookSourceRoutes(deps))
   return app
 }
 
@@ -44,11 +58,11 @@ export function createApp(deps: AppDeps): Hono {
  * Refuses a body over the limit by its declared length, which the HTTP parser holds the sender to; only a
  * body without one is counted as it streams, which costs several times as much.
  */
-function limitBodyTo(maxBytes: number): MiddlewareHandler {
+function limitBodyTo(maxBytes: number, whose: string): MiddlewareHandler {
   const tooLarge = () =>
     new ApiError(
       'payload_too_large',
-      `The request body is larger than ${maxBytes} bytes, the limit set by SLUICE_MAX_BODY_BYTES.`,
+      `The request body is larger than ${maxBytes} bytes, the limit ${whose}.`,
     )
   const limitStream = bodyLimit({
     maxSize: maxBytes,

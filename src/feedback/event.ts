@@ -1,0 +1,37 @@
+export const FEEDBACK_TYPES = [
+  'delivered',
+  'deferred',
+  'bounced',
+  'complained',
+  'opened',
+  'clicked',
+  'unsubscribed',
+  'rejected',
+] as const
+
+/** What became of a message at one recipient, in the words every provider's report is translated to. */
+export type FeedbackEvent = {
+  /** Unique for this provider event and recipient: the same event told twice has the same key. */
+  readonly key: string
+  readonly type: (typeof FEEDBACK_TYPES)[number]
+  /** When the provider says it happened. */
+  readonly at: Date
+  /** Name of the endpoint's provider, '' when unknown. */
+  readonly provider: string
+  readonly match: {
+    readonly sluiceId?: string
+    /** Message-ID header, with or without <>. */
+    readonly messageId?: string
+    readonly providerMessageId?: string
+  }
+  /** Bare address, lower-cased domain. */
+  readonly recipient?: string
+  readonly bounce?: {
+    readonly kind: 'hard' | 'soft' | 'undetermined'
+    /** Enhanced status code (RFC 3463), e.g. 5.1.1. */
+    readonly code?: string
+    readonly reason?: string
+  }
+  /** URL of a click, user agent…: small. */
+  readonly detail?: Readonly<Record<string, unknown>>
+}
