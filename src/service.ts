@@ -3,7 +3,7 @@ import type { Pool } from 'pg'
 import { LiveCatalog } from './catalog.ts'
 import type { Config } from './config.ts'
 import { type Database, openPool } from './db/pool.ts'
-import { fetchPinned } from './feedback/pinned-fetch.ts'
+import { createPinnedFetch } from './feedback/pinned-fetch.ts'
 import { Receiver } from './feedback/receive.ts'
 import { createApp } from './http/app.ts'
 import { type HttpServer, listen } from './http/server.ts'
@@ -246,7 +246,7 @@ function createReceiver({ db, boss, bells, log, config }: Core): Receiver {
     bells,
     log,
     environment: config.environment,
-    fetch: fetchPinned,
+    fetch: createPinnedFetch(fetch),
     now: Date.now,
   })
 }

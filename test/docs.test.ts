@@ -22,6 +22,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/operating.md': [],
   'docs/dead-letters.md': [],
   'docs/providers.md': [],
+  'docs/feedback.md': [],
   'docs/performance.md': [],
   'docs/production.md': [],
   'docs/statistics.md': [],

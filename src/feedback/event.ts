@@ -1,3 +1,4 @@
+/** What a provider can say happened to a message, in the words of every provider alike. */
 export const FEEDBACK_TYPES = [
   'delivered',
   'deferred',
@@ -9,7 +10,6 @@ export const FEEDBACK_TYPES = [
   'rejected',
 ] as const
 
-/** What became of a message at one recipient, in the words every provider's report is translated to. */
 export type FeedbackEvent = {
   /** Unique for this provider event and recipient: the same event told twice has the same key. */
   readonly key: string
@@ -28,10 +28,10 @@ export type FeedbackEvent = {
   readonly recipient?: string
   readonly bounce?: {
     readonly kind: 'hard' | 'soft' | 'undetermined'
-    /** Enhanced status code (RFC 3463), e.g. 5.1.1. */
+    /** Enhanced status, e.g. 5.1.1. */
     readonly code?: string
     readonly reason?: string
   }
-  /** URL of a click, user agent…: small. */
+  /** Url of a click, user agent…: small. */
   readonly detail?: Readonly<Record<string, unknown>>
 }

@@ -11,13 +11,16 @@ export type Fetched =
   | { readonly kind: 'answered'; readonly status: number; readonly body: string | undefined }
   | { readonly kind: 'unreachable'; readonly error: unknown }
 
-export async function fetchPinned(url: string, { maxBytes, timeoutMs }: FetchLimits): Promise<Fetched> {
-  if (!url.startsWith('https://')) throw new TypeError('only https is ever fetched')
-  try {
-    const response = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(timeoutMs) })
-    return { kind: 'answered', status: response.status, body: await readUpTo(response, maxBytes) }
-  } catch (error) {
-    return { kind: 'unreachable', error }
+export function createPinnedFetch(fetch: typeof globalThis.fetch): PinnedFetch {
+  return async (url, { maxBytes, timeoutMs }) => {
+    if (!url.startsWith('https://'))
+      return { kind: 'unreachable', error: new TypeError('only https is fetched') }
+    try {
+      const response = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(timeoutMs) })
+      return { kind: 'answered', status: response.status, body: await readUpTo(response, maxBytes) }
+    } catch (error) {
+      return { kind: 'unreachable', error }
+    }
   }
 }
 

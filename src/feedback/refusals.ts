@@ -1,6 +1,6 @@
 import type { Database } from '../db/pool.ts'
 import type { Log } from '../log.ts'
-import { addRefusals, type RefusalCount } from './queries.ts'
+import { addRefusals, type RefusalCount } from './delivery-queries.ts'
 import type { Obstacle, Refusal } from './verify/proof.ts'
 
 /** Whoever sends forgeries must not make us write as often: they are counted here and written once a second. */

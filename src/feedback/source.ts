@@ -1,6 +1,6 @@
 import type { Database } from '../db/pool.ts'
 import type { WebhookKind } from '../webhook-kinds.ts'
-import { findSource } from './queries.ts'
+import { findSource } from './delivery-queries.ts'
 
 /** A row of `mail.webhook_source`: an address that providers may call. */
 export type Source = {

@@ -3,7 +3,7 @@ import { inTransaction } from '../db/transaction.ts'
 import type { Bells } from '../queue/bells.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import { FEEDBACK_QUEUE, type FeedbackJob } from '../queue/queues.ts'
-import { type StoredDelivery, storeDeliveries } from './queries.ts'
+import { type StoredDelivery, storeDeliveries } from './delivery-queries.ts'
 
 /** One job: bounded by what a worker then holds of it at once. */
 const BATCH_ROWS = 100

@@ -7,10 +7,10 @@ import { Loop } from '../loop.ts'
 import type { Bells } from '../queue/bells.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import { FEEDBACK_QUEUE, type FeedbackJob } from '../queue/queues.ts'
+import * as queries from './delivery-queries.ts'
 import type { FeedbackEvent } from './event.ts'
 import { PARSERS } from './parse/parsers.ts'
 import type { Report } from './parse/report.ts'
-import * as queries from './queries.ts'
 
 /**
  * Feedback applies what providers told us.

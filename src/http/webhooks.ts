@@ -15,7 +15,7 @@ export function webhookRoutes(
   limitBody: MiddlewareHandler,
 ): Hono {
   const routes = new Hono()
-  routes.post(`/:kind{${WEBHOOK_KINDS.join('|')}}/:endpoint`, limitBody, async (c) => {
+  routes.post(`/:kind{${WEBHOOK_KINDS.join('|')}}/:endpoint{[a-z0-9_-]+}`, limitBody, async (c) => {
     const body = Buffer.from(await c.req.arrayBuffer())
     const receipt = await receiveWebhook(c.req.param('kind') as WebhookKind, c.req.param('endpoint'), {
       header: (name) => c.req.header(name),
