@@ -68,15 +68,28 @@ export type WaitingFeedback = {
   readonly body: Buffer
 }
 
-export async function loadWaiting(trx: Transaction, ids: readonly string[]): Promise<WaitingFeedback[]> {
-  const { rows } = await sql<WaitingFeedback>`/* feedback.load */
-    select f.id, f.endpoint, f.kind, f.event_key, f.received_at, coalesce(s.provider, '') as provider, f.body
-    from mail.feedback f
+/** The oldest of these that still wait, up to so many bytes of bodies and at least one; and the ids of the others. */
+export async function loadWaiting(
+  trx: Transaction,
+  ids: readonly string[],
+  maxBytes: number,
+): Promise<{ readonly rows: readonly WaitingFeedback[]; readonly left: readonly string[] }> {
+  const { rows } = await sql<WaitingFeedback & { is_left: boolean }>`/* feedback.load */
+    select
+      f.id, f.endpoint, f.kind, f.event_key, f.received_at, coalesce(s.provider, '') as provider,
+      case when not f.is_left then f.body end as body, f.is_left
+    from (
+      select *, sum(octet_length(body)) over (order by id) - octet_length(body) >= ${maxBytes} as is_left
+      from mail.feedback
+      where id = any (${ids}::bigint[]) and state = 'waiting'
+    ) f
     left join mail.webhook_source s on s.name = f.endpoint
-    where f.id = any (${ids}::bigint[]) and f.state = 'waiting'
     order by f.id
   `.execute(trx)
-  return rows
+  return {
+    rows: rows.filter((row) => !row.is_left),
+    left: rows.filter((row) => row.is_left).map((row) => row.id),
+  }
 }
 
 export type SettledFeedback = {

@@ -7,7 +7,7 @@ import { type StoredDelivery, storeDeliveries } from './delivery-queries.ts'
 
 /** One job: bounded by what a worker then holds of it at once. */
 const BATCH_ROWS = 100
-const BATCH_BYTES = 1_024 * 1_024
+const BATCH_BYTES = 256 * 1_024
 /** Past it deliveries are put off: a database that hangs must not fill the memory. Providers come again. */
 const HELD_BYTES = 32 * 1_024 * 1_024
 

@@ -24,9 +24,9 @@ import type { Report } from './parse/report.ts'
  * applied twice all the same (a parked delivery that is retried) is known by the keys of its events.
  */
 
-const JOBS_PER_ROUND = 16
-/** A SendGrid delivery holds thousands; what one statement looks at stays bounded. */
-const EVENTS_PER_CALL = 500
+const JOBS_PER_ROUND = 32
+/** And no more than this of their bodies, or one: a SendGrid delivery alone may hold thousands of events. */
+const BYTES_PER_ROUND = 1_024 * 1_024
 const IDLE_MS = 1_000
 const MAX_REASON_CHARS = 500
 
@@ -35,7 +35,7 @@ export type FeedbackDeps = {
   readonly boss: Boss
   readonly bells: Bells
   readonly log: Log
-  /** Harmless when it is told an event again, in any order. */
+  /** Harmless when it is told an event again, in any order. Told all events of a transaction at once: it locks rows. */
   readonly applyFeedback: (trx: Transaction, events: readonly FeedbackEvent[]) => Promise<void>
 }
 
@@ -65,15 +65,16 @@ async function applyJobs(
   deps: FeedbackDeps,
   apply: (deps: FeedbackDeps, trx: Transaction, reads: readonly Read[]) => Promise<queries.SettledFeedback[]>,
 ): Promise<boolean> {
-  const { count, settled } = await inTransaction(deps.db, async (trx) => {
+  const { isMore, settled } = await inTransaction(deps.db, async (trx) => {
     const jobs = await deps.boss.fetch<FeedbackJob>(FEEDBACK_QUEUE, {
       batchSize: JOBS_PER_ROUND,
       ...within(trx),
     })
-    if (jobs.length === 0) return { count: 0, settled: [] }
-    const rows = await queries.loadWaiting(
+    if (jobs.length === 0) return { isMore: false, settled: [] }
+    const { rows, left } = await queries.loadWaiting(
       trx,
       jobs.flatMap((job) => job.data.ids),
+      BYTES_PER_ROUND,
     )
     const outcome = await apply(
       deps,
@@ -86,12 +87,13 @@ async function applyJobs(
       jobs.map((job) => job.id),
       within(trx),
     )
-    return { count: jobs.length, settled: outcome }
+    if (left.length > 0) await deps.boss.insert(FEEDBACK_QUEUE, [{ data: { ids: left } }], within(trx))
+    return { isMore: jobs.length === JOBS_PER_ROUND || left.length > 0, settled: outcome }
   })
   for (const { id, state, reason } of settled) {
     if (state === 'parked') deps.log.warn({ feedback: id, reason }, 'feedback is parked')
   }
-  return count === JOBS_PER_ROUND
+  return isMore
 }
 
 async function applyTogether(
@@ -99,15 +101,17 @@ async function applyTogether(
   trx: Transaction,
   reads: readonly Read[],
 ): Promise<queries.SettledFeedback[]> {
-  await applyEvents(
-    deps,
+  await deps.applyFeedback(
     trx,
     reads.flatMap(({ report }) => report.events),
   )
   return reads.map(settled)
 }
 
-/** Finds the deliveries that the database refuses, and parks those. */
+/**
+ * Finds the deliveries that the database refuses, and parks those. Locks are taken by one delivery after the other
+ * here: should that cross another worker, the deadlock is a fault that passes, and all of it is tried again.
+ */
 async function applySingly(
   deps: FeedbackDeps,
   trx: Transaction,
@@ -117,7 +121,7 @@ async function applySingly(
   for (const read of reads) {
     await sql`/* feedback.mark */ savepoint delivery`.execute(trx)
     try {
-      await applyEvents(deps, trx, read.report.events)
+      await deps.applyFeedback(trx, read.report.events)
       await sql`/* feedback.keep */ release savepoint delivery`.execute(trx)
       outcome.push(settled(read))
     } catch (error) {
@@ -133,16 +137,6 @@ async function applySingly(
     }
   }
   return outcome
-}
-
-async function applyEvents(
-  { applyFeedback }: FeedbackDeps,
-  trx: Transaction,
-  events: readonly FeedbackEvent[],
-): Promise<void> {
-  for (let from = 0; from < events.length; from += EVENTS_PER_CALL) {
-    await applyFeedback(trx, events.slice(from, from + EVENTS_PER_CALL))
-  }
 }
 
 function readReport(row: queries.WaitingFeedback): Report {

@@ -165,6 +165,26 @@ test('one delivery that the database refuses is parked alone; the others of its 
   ])
 })
 
+test('deliveries of many bytes are applied over several rounds, each event in one call', async (t) => {
+  const opened = await open(t)
+  const batch = (name: string) =>
+    JSON.stringify(Array.from({ length: 5_000 }, (_, n) => bounced(`${name}-${n}@example.net`)))
+  await store(
+    opened,
+    ['a', 'b', 'c', 'd'].map((name) => ({ kind: 'sendgrid', body: batch(name) })),
+  )
+  const calls: number[] = []
+  opened.stage.startLoop(async (_trx, events) => {
+    calls.push(events.length)
+  })
+  await untilSettled(opened)
+  assert.equal(
+    calls.reduce((sum, count) => sum + count, 0),
+    20_000,
+  )
+  assert.ok(calls.length >= 2 && Math.max(...calls) <= 15_000, String(calls))
+})
+
 test('a fault that passes is tried again, and nothing is parked for it', async (t) => {
   const opened = await open(t)
   await store(opened, [{ kind: 'resend', body: '{"type":"email.opened"}' }])
