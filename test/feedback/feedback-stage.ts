@@ -65,6 +65,7 @@ export async function openFeedback(database: TestDatabase) {
     acceptTimeoutMs: 1_000,
     accept: () => Promise.reject(new Error('not here')),
     checkTemplate: async () => undefined,
+    previewTemplate: () => Promise.reject(new Error('not here')),
     hasInbox: false,
     receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),
   })
