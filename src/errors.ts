@@ -9,6 +9,8 @@ export const API_ERRORS = {
   missing_api_key: 401,
   invalid_api_key: 401,
   restricted_api_key: 401,
+  // Ours: of a provider's webhook, which has no API key.
+  invalid_signature: 401,
   not_found: 404,
   method_not_allowed: 405,
   invalid_idempotent_request: 409,

@@ -3,6 +3,8 @@ import type { Pool } from 'pg'
 import { LiveCatalog } from './catalog.ts'
 import type { Config } from './config.ts'
 import { type Database, openPool } from './db/pool.ts'
+import { createPinnedFetch } from './feedback/pinned-fetch.ts'
+import { Receiver } from './feedback/receive.ts'
 import { createApp } from './http/app.ts'
 import { type HttpServer, listen } from './http/server.ts'
 import { Acceptor } from './intake/accept.ts'
@@ -120,6 +122,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   const { acceptor, mover } = createIntake(core)
   const upkeep = createUpkeep(core, worker)
   const statistics = worker === undefined ? undefined : createStatisticsLoop(core)
+  const receiver = createReceiver(core)
   mover.start()
   upkeep.start()
   statistics?.start()
@@ -133,6 +136,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
     // The mover goes on until the last request has its answer; the worker claims no more from now on.
     const closeDoor = async () => {
       await server?.close(limit)
+      await receiver.finish()
       await mover.stop()
     }
     const parts = await Promise.all([
@@ -146,7 +150,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
     return isClean
   }
   const server = config.roles.has('api')
-    ? await orClose(openApi(core, acceptor, hasInbox), () => stopAll(undefined))
+    ? await orClose(openApi(core, acceptor, receiver, hasInbox), () => stopAll(undefined))
     : undefined
   let stopping: Promise<boolean> | undefined
   return {
@@ -236,7 +240,24 @@ function createUpkeep(core: Core, worker: Worker | undefined): Loop {
   })
 }
 
-async function openApi(core: Core, acceptor: Acceptor, hasInbox: boolean): Promise<HttpServer> {
+function createReceiver({ db, boss, bells, log, config }: Core): Receiver {
+  return new Receiver({
+    db,
+    boss,
+    bells,
+    log,
+    environment: config.environment,
+    fetch: createPinnedFetch(fetch),
+    now: Date.now,
+  })
+}
+
+async function openApi(
+  core: Core,
+  acceptor: Acceptor,
+  receiver: Receiver,
+  hasInbox: boolean,
+): Promise<HttpServer> {
   const { config, db, log, catalog, renderer } = core
   const keyUse = new KeyUse(db, log)
   const app = createApp({
@@ -248,6 +269,7 @@ async function openApi(core: Core, acceptor: Acceptor, hasInbox: boolean): Promi
     maxBodyBytes: config.maxBodyBytes,
     acceptTimeoutMs: config.acceptTimeoutMs,
     accept: (row, options) => acceptor.accept(row, options),
+    receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),
     checkTemplate: async (source) => {
       const checked = await renderer.check({ key: 'draft', ...source })
       return checked.ok ? undefined : checked.reason

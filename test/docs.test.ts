@@ -24,6 +24,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/dead-letters.md': [],
   'docs/providers.md': [],
   'docs/suppression.md': [],
+  'docs/feedback.md': [],
   'docs/performance.md': [],
   'docs/production.md': [],
   'docs/statistics.md': [],

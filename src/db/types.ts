@@ -185,6 +185,36 @@ export interface MailEvent {
   xid: Generated<string>
 }
 
+export interface MailFeedback {
+  applied_at: Timestamp | null
+  /**
+   * The raw bytes that were verified.
+   */
+  body: Buffer
+  endpoint: string
+  /**
+   * The delivery's own id, or a digest of it: a repeat is stored once.
+   */
+  event_key: string
+  id: Generated<Int8>
+  kind: string
+  /**
+   * Why it is parked; of applied ones, what there was nothing to do about.
+   */
+  reason: string | null
+  received_at: Generated<Timestamp>
+  state: Generated<string>
+}
+
+export interface MailFeedbackParked {
+  bytes: number | null
+  endpoint: string | null
+  id: Int8 | null
+  kind: string | null
+  reason: string | null
+  received_at: Timestamp | null
+}
+
 export interface MailFeedbackSeen {
   key: string
   message_id: string
@@ -734,6 +764,44 @@ export interface MailWaitingJob {
   stream: string | null
 }
 
+export interface MailWebhookRefusal {
+  endpoint: string
+  first_at: Generated<Timestamp>
+  last_at: Generated<Timestamp>
+  reason: string
+  refused: Int8
+}
+
+export interface MailWebhookSource {
+  created_at: Generated<Timestamp>
+  kind: string
+  name: string
+  /**
+   * ses: {"topic_arns": [...]}, the only SNS topics that are believed.
+   */
+  options: Generated<unknown>
+  /**
+   * The provider these events are about; null when several send through one account.
+   */
+  provider: string | null
+  /**
+   * Name of the environment variable with the secret or public key; several, by spaces or commas, while one replaces another. Never the secret itself.
+   */
+  secrets_env: string | null
+}
+
+export interface MailWebhookStatus {
+  endpoint: string | null
+  kind: string | null
+  last_refusal: string | null
+  last_refused_at: Timestamp | null
+  parked: Int8 | null
+  path: string | null
+  provider: string | null
+  refused: Int8 | null
+  waiting: Int8 | null
+}
+
 export interface MailWorker {
   /**
    * Host and process id.
@@ -755,6 +823,8 @@ export interface DB {
   'mail.dlq': MailDlq
   'mail.dlq_summary': MailDlqSummary
   'mail.event': MailEvent
+  'mail.feedback': MailFeedback
+  'mail.feedback_parked': MailFeedbackParked
   'mail.feedback_seen': MailFeedbackSeen
   'mail.feedback_unmatched': MailFeedbackUnmatched
   'mail.idempotency': MailIdempotency
@@ -786,5 +856,8 @@ export interface DB {
   'mail.template_version': MailTemplateVersion
   'mail.throughput': MailThroughput
   'mail.waiting_job': MailWaitingJob
+  'mail.webhook_refusal': MailWebhookRefusal
+  'mail.webhook_source': MailWebhookSource
+  'mail.webhook_status': MailWebhookStatus
   'mail.worker': MailWorker
 }

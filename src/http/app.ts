@@ -16,6 +16,8 @@ import { statsRoutes } from './stats.ts'
 import { suppressionImportRoutes } from './suppression-csv.ts'
 import { suppressionRoutes } from './suppressions.ts'
 import { templateRoutes } from './templates.ts'
+import { webhookSourceRoutes } from './webhook-sources.ts'
+import { MAX_WEBHOOK_BYTES, webhookRoutes } from './webhooks.ts'
 
 const API_PATHS = [
   '/emails',
@@ -26,6 +28,7 @@ const API_PATHS = [
   '/stats',
   '/suppressions',
   '/api-keys',
+  '/webhook-sources',
 ]
 
 /** The REST API in Resend's shape, and in development the local inbox. */
@@ -41,9 +44,12 @@ export function createApp(deps: AppDeps): Hono {
     app.route('/inbox', inboxRoutes({ db: deps.db }))
   }
 
+  // Before the API's own paths: what comes here has no key.
+  app.route('/webhooks', webhookRoutes(deps, limitBodyTo(MAX_WEBHOOK_BYTES, 'of a webhook')))
+
   const authenticated = authenticate(deps.keyring, new FailedAttempts())
   const limitRate = limitRequests(new RequestRates(deps.db))
-  const limitBody = limitBodyTo(deps.maxBodyBytes)
+  const limitBody = limitBodyTo(deps.maxBodyBytes, 'set by SLUICE_MAX_BODY_BYTES')
   // Before the limit on bodies: an import is read as it streams, with a limit of its own.
   app.use('/suppressions/import', authenticated, limitRate)
   app.route('/suppressions/import', suppressionImportRoutes(deps))
@@ -60,6 +66,7 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/stats', statsRoutes(deps))
   app.route('/suppressions', suppressionRoutes(deps))
   app.route('/api-keys', apiKeyRoutes(deps))
+  app.route('/webhook-sources', webhookSourceRoutes(deps))
   return app
 }
 
@@ -67,11 +74,11 @@ export function createApp(deps: AppDeps): Hono {
  * Refuses a body over the limit by its declared length, which the HTTP parser holds the sender to; only a
  * body without one is counted as it streams, which costs several times as much.
  */
-function limitBodyTo(maxBytes: number): MiddlewareHandler {
+function limitBodyTo(maxBytes: number, whose: string): MiddlewareHandler {
   const tooLarge = () =>
     new ApiError(
       'payload_too_large',
-      `The request body is larger than ${maxBytes} bytes, the limit set by SLUICE_MAX_BODY_BYTES.`,
+      `The request body is larger than ${maxBytes} bytes, the limit ${whose}.`,
     )
   const limitStream = bodyLimit({
     maxSize: maxBytes,

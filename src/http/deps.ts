@@ -5,6 +5,7 @@ import type { Log } from '../log.ts'
 import type { Message } from '../message.ts'
 import type { DeclaredVariable, TemplatePartial } from '../template-content.ts'
 import type { CheckedSource, PublishDeps } from '../template-publish.ts'
+import type { WebhookKind } from '../webhook-kinds.ts'
 
 /** What one message is handed in with. */
 export type Submission = {
@@ -38,6 +39,12 @@ export type Preview =
     }
   | { readonly ok: false; readonly reason: string }
 
+/** One call of a provider's webhook, as it came. */
+export type WebhookCall = {
+  readonly header: (name: string) => string | undefined
+  readonly body: Buffer
+}
+
 /** What the routes need; the stages are handed in by service.ts and not imported here. */
 export type AppDeps = {
   readonly db: Database
@@ -54,4 +61,10 @@ export type AppDeps = {
     variables: Readonly<Record<string, unknown>>,
   ) => Promise<Preview>
   readonly hasInbox: boolean
+  /** Verifies a call and stores it durably; rejects only when the database cannot be reached. */
+  readonly receiveWebhook: (
+    kind: WebhookKind,
+    endpoint: string,
+    call: WebhookCall,
+  ) => Promise<'taken' | 'no_such_endpoint' | 'refused' | 'put_off'>
 }

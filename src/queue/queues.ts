@@ -5,6 +5,7 @@
  * |---|---|---|
  * | `process.<stream>` | `{ids}`, a batch of message ids of one priority | a stream's backlog is not another's |
  * | `dispatch.<provider>.<stream>` | one message; the job's id is the message's | slots and pace belong to both |
+ * | `feedback` | `{ids}`, a batch of `mail.feedback` | what providers tell is nobody's backlog |
  *
  * Jobs end by `deleteJob`: our own tables are the history, and deleting writes 40 % less WAL than
  * completing. Expiry, heartbeats and retries of pg-boss are not used: a dead worker is noticed within
@@ -23,6 +24,10 @@ const OPTIONS = {
 export type QueueDefinition = { readonly name: string; readonly options: typeof OPTIONS }
 
 export type ProcessJob = { readonly ids: readonly string[] }
+
+export const FEEDBACK_QUEUE = 'feedback'
+
+export type FeedbackJob = { readonly ids: readonly string[] }
 
 export function processQueue(stream: string): string {
   return `process.${stream}`
@@ -43,5 +48,5 @@ export function queuesFor(streams: readonly string[], providers: readonly string
     processQueue(stream),
     ...providers.map((provider) => dispatchQueue(provider, stream)),
   ])
-  return names.map((name) => ({ name, options: OPTIONS }))
+  return [...names, FEEDBACK_QUEUE].map((name) => ({ name, options: OPTIONS }))
 }

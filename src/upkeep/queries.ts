@@ -115,7 +115,7 @@ const PURGE_ROWS = 10_000
 
 /** Removes what has served its time, a bounded number of rows a call; true when there may be more. */
 export async function purge(db: Database): Promise<boolean> {
-  const { rows } = await sql<{ keys: string }>`/* upkeep.purge */
+  const { rows } = await sql<{ most: string }>`/* upkeep.purge */
     with keys as (
       delete from mail.idempotency
       where (scope, key) in (select scope, key from mail.idempotency where expires_at < now() limit ${PURGE_ROWS})
@@ -130,8 +130,16 @@ export async function purge(db: Database): Promise<boolean> {
         select id from mail.feedback_unmatched
         where next_try_at is null and received_at < now() - interval '30 days' limit ${PURGE_ROWS}
       )
+    ), feedback as (
+      delete from mail.feedback
+      where id in (
+        select id from mail.feedback
+        where received_at < now() - interval '30 days' and state = 'applied'
+        limit ${PURGE_ROWS}
+      )
+      returning 1
     )
-    select count(*) as keys from keys
+    select greatest((select count(*) from keys), (select count(*) from feedback)) as most
   `.execute(db)
-  return Number(rows[0]?.keys) === PURGE_ROWS
+  return Number(rows[0]?.most) === PURGE_ROWS
 }

@@ -50,10 +50,14 @@ const READER_VIEWS = [
   'bucket',
   'worker',
   'intake_loss',
+  'webhook_source',
+  'webhook_status',
+  'feedback_parked',
 ]
 const OPERATOR_TABLES = [
   ...READER_VIEWS,
   'bucket_level',
+  'webhook_refusal',
   'provider_state',
   'message',
   'event',
@@ -69,6 +73,7 @@ const SECRET_TABLES = [
   'api_key',
   'api_key_bucket',
   'inbox',
+  'feedback',
   'intake',
   'outbox',
   'template',
@@ -98,6 +103,9 @@ const WRITES = [
   'delete from mail.feedback_unmatched',
   'insert into mail.suppression_rule default values',
   'delete from mail.event',
+  "insert into mail.webhook_source (name, kind, secrets_env) values ('evil', 'generic', 'PATH')",
+  "update mail.webhook_source set secrets_env = 'PATH'",
+  'delete from mail.feedback',
   'truncate mail.intake',
   'select mail.ensure_partitions()',
   "select mail.ensure_queue('process.evil', '{}')",
@@ -181,6 +189,7 @@ const REPAIRS = [
   "select mail.pause('default', 'provider'), mail.resume('default', 'provider')",
   'select mail.dlq_retry(gen_random_uuid())',
   'select mail.dlq_discard(gen_random_uuid())',
+  'select mail.feedback_retry()',
   "select mail.settle_unknown(gen_random_uuid(), 'sent')",
   "insert into mail.bucket (provider, name, quota) values ('default', 'mine', 5) on conflict (provider, name) do update set quota = 5",
   "update mail.bucket set quota = 1 where name = 'none'",
@@ -251,7 +260,15 @@ describe('mail_service', () => {
   })
 
   test('makes only queues that are named like its own', async () => {
-    for (const name of ['evil', 'process', "process.a'; drop", 'process.A', 'other.a', 'dispatch.a.b.c']) {
+    for (const name of [
+      'evil',
+      'process',
+      "process.a'; drop",
+      'process.A',
+      'other.a',
+      'dispatch.a.b.c',
+      'feedback.a',
+    ]) {
       await assert.rejects(as('mail_service', `select mail.ensure_queue($q$${name}$q$, '{}')`), {
         code: '22023',
       })

@@ -188,6 +188,7 @@ test('a fault of our own is 500 and says nothing of the database', async () => {
     accept: () => Promise.reject(new Error('this process cannot do it')),
     checkTemplate: async () => undefined,
     previewTemplate: () => Promise.reject(new Error('this process cannot do it')),
+    receiveWebhook: async () => 'no_such_endpoint',
     hasInbox: false,
   })
   const response = await app.request('/emails', {
