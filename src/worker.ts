@@ -6,7 +6,9 @@ import { openTransport, TransportSettingsError } from './dispatch/open-transport
 import { tellUsable } from './dispatch/pacing.ts'
 import { Settler } from './dispatch/settler.ts'
 import type { Transport } from './dispatch/transport.ts'
+import { applyFeedback } from './feedback/apply.ts'
 import { createUnmatchedLoop } from './feedback/unmatched.ts'
+import { createFeedbackLoop } from './feedback/worker.ts'
 import { type InboxSink, startInboxSink } from './inbox/sink.ts'
 import { Loop } from './loop.ts'
 import { createProcessingLoops } from './processing/worker.ts'
@@ -30,7 +32,7 @@ export class Worker {
   readonly #transports = new Map<string, { settings: string; transport: Transport | undefined }>()
   readonly #inbox: InboxSink | undefined
   readonly #watch: Loop
-  readonly #unmatched: Loop
+  readonly #feedback: readonly Loop[]
   /** Who may send, as of the latest look. */
   #admitted = ''
   #stopping = false
@@ -41,7 +43,7 @@ export class Worker {
     this.#inbox = inbox
     this.#settler = new Settler(core.db, core.boss, core.log)
     this.#health = new Health(core.db, core.log, () => this.number)
-    this.#unmatched = createUnmatchedLoop(core)
+    this.#feedback = [createFeedbackLoop({ ...core, applyFeedback }), createUnmatchedLoop(core)]
     this.#watch = new Loop({
       name: 'catalog',
       log: core.log,
@@ -69,7 +71,7 @@ export class Worker {
       const worker = new Worker(core, session, inbox)
       catalog.onChange((current) => worker.#open(current))
       worker.#watch.start()
-      worker.#unmatched.start()
+      for (const loop of worker.#feedback) loop.start()
       return worker
     } catch (error) {
       await session.close(true)
@@ -84,7 +86,7 @@ export class Worker {
   /** Claims no more, finishes what is in flight until `limit`, settles it, and leaves the register. */
   async stop(limit: AbortSignal): Promise<void> {
     this.#stopping = true
-    await Promise.all([this.#watch.stop(), this.#unmatched.stop()])
+    await Promise.all([this.#watch, ...this.#feedback].map((loop) => loop.stop()))
     const [sent] = await Promise.all([
       Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.stop(limit))),
       Promise.all([...this.#processing.values()].flat().map((loop) => loop.stop())),
