@@ -8,10 +8,16 @@ import type { AppDeps } from '../../src/http/deps.ts'
 import { Keyring } from '../../src/keyring.ts'
 import { createKey, KEY_SCOPES, type KeyScope } from '../../src/keys.ts'
 import { createLog } from '../../src/log.ts'
+import { WEBHOOK_KINDS } from '../../src/webhook-kinds.ts'
 import { createTestDatabase } from '../support/database.ts'
 
 /** Routes for everybody: a route is added here on purpose, or asks for a scope. */
-const PUBLIC = new Set(['GET /healthz', 'GET /readyz'])
+const PUBLIC = new Set([
+  'GET /healthz',
+  'GET /readyz',
+  // Their proof is the provider's signature.
+  ...WEBHOOK_KINDS.map((kind) => `POST /webhooks/${kind}/:endpoint`),
+])
 
 type Route = { readonly name: string; readonly method: string; readonly path: string }
 
