@@ -87,10 +87,31 @@ comment on column mail.event.recipient is 'Set when the event is about one recip
 comment on column mail.event.xid is 'The transaction that wrote it: what mail.read_events goes by, so that a late commit is never missed.';
 comment on column mail.event.detail is 'Attempt, provider, code, reply: what the type needs.';
 
+create table mail.finder (
+  term text not null,
+  message_id uuid not null
+) partition by range (message_id);
+create index finder_by_term on mail.finder (term, message_id);
+comment on table mail.finder is
+  'What messages are found by, insert only: to:<address, lower case> of to, cc and bcc, tag:<name> and tag:<name>=<value>.';
+
+create table mail.scheduled (
+  message_id uuid primary key,
+  due_at timestamptz not null,
+  priority smallint not null
+    constraint priority_is_0_to_9 check (priority between 0 and 9),
+  stream text not null
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+-- Urgent first among those that are due; the next one due is the first entry of each priority.
+create index scheduled_by_due on mail.scheduled (priority, due_at);
+comment on table mail.scheduled is
+  'Messages that go out later, each with its moment: those whose status is scheduled. Apart from mail.message, which has no index on what changes.';
+
 create table mail.message_default partition of mail.message default;
 create table mail.message_content_default partition of mail.message_content default;
 create table mail.message_prepared_default partition of mail.message_prepared default;
 create table mail.event_default partition of mail.event default;
+create table mail.finder_default partition of mail.finder default;
 
 create function mail.ensure_partitions(days_ahead integer default 7) returns integer
 language plpgsql volatile security definer
@@ -111,7 +132,7 @@ begin
   if not pg_try_advisory_xact_lock(hashtextextended('mail.ensure_partitions', 0)) then
     return 0;
   end if;
-  foreach parent in array array['message', 'message_content', 'message_prepared', 'event', 'provider_ref', 'feedback_seen'] loop
+  foreach parent in array array['message', 'message_content', 'message_prepared', 'event', 'finder', 'provider_ref', 'feedback_seen'] loop
     -- Called by the first migrations already, before the later tables are there.
     continue when to_regclass('mail.' || parent) is null;
     key_column := case when parent in ('message', 'message_content', 'message_prepared') then 'id' else 'message_id' end;

@@ -79,6 +79,7 @@ set search_path = pg_catalog, mail, pg_temp
 as $$
 begin
   if exists (select from mail.waiting_job j where j.stream = old.name)
+    or exists (select from mail.scheduled s where s.stream = old.name)
     or exists (select from mail.intake i where i.stream = old.name)
     or exists (select from mail.outbox o where o.stream = old.name) then
     raise exception 'mail of stream % is waiting', old.name
@@ -101,6 +102,13 @@ with depth as (
     select stream, received_at from mail.outbox
   ) waiting
   group by 2
+  union all
+  select
+    'scheduled', stream, '',
+    count(*) filter (where due_at <= now()), count(*) filter (where due_at > now()), 0,
+    min(due_at) filter (where due_at <= now())
+  from mail.scheduled
+  group by stream
   union all
   select
     case stage when 'process' then 'processing' else stage end, stream, provider,
@@ -128,9 +136,9 @@ select
   round(coalesce(r.out_per_s, 0), 1) as out_per_s
 from depth d
 full join rate r using (stage, stream, provider)
-order by array_position(array['intake', 'processing', 'dispatch'], stage), stream, provider;
+order by array_position(array['intake', 'scheduled', 'processing', 'dispatch'], stage), stream, provider;
 comment on view mail.queue is
-  'Where mail waits: messages ready, deferred and in flight per stage, stream and provider, the oldest one''s age, and the rates of the last minute.';
+  'Where mail waits: messages ready, deferred (scheduled for later among them) and in flight per stage, stream and provider, the oldest one''s age, and the rates of the last minute.';
 
 create function mail.why_not_sent(m mail.message) returns text
 language plpgsql stable
@@ -246,7 +254,13 @@ begin
     when 'accepted' then
       return mail.why_not_processed(m);
     when 'scheduled' then
-      return format('Scheduled for %s.', m.scheduled_at);
+      return case
+        when m.scheduled_at > now() then format('Scheduled for %s: it is processed and sent then.', m.scheduled_at)
+        when not exists (select from mail.worker where seen_at > now() - interval '30 seconds')
+          then format('Due since %s, but no worker is running.', m.scheduled_at)
+        else format('Due since %s, and taken up in turn with %s others that are due.', m.scheduled_at,
+          (select count(*) from mail.scheduled s where s.due_at <= now() and s.message_id <> m.id))
+      end;
     when 'queued' then
       return mail.why_not_sent(m);
     when 'sending' then

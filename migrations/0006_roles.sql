@@ -66,7 +66,7 @@ begin
   if to_regrole('mail_operator') is not null then
     grant select on mail.queue, mail.dlq, mail.dlq_summary, mail.provider_status, mail.stream, mail.provider, mail.bucket,
       mail.bucket_level, mail.provider_event, mail.provider_state, mail.worker, mail.intake_loss,
-      mail.message, mail.event, mail.consumer, mail.suppression, mail.waiting_job, mail.dead_letter,
+      mail.message, mail.event, mail.consumer, mail.suppression, mail.waiting_job, mail.dead_letter, mail.scheduled,
       mail.stats, mail.stat, mail.stat_time to mail_operator;
     grant select on mail.feedback_unmatched to mail_operator;
     grant select, update (hard_codes, soft_bounces, soft_within, soft_for) on mail.suppression_rule to mail_operator;
@@ -80,6 +80,7 @@ begin
       mail.pause(text, text), mail.resume(text, text), mail.settle_unknown(uuid, text),
       mail.dlq_retry(uuid), mail.dlq_retry(jsonb, integer, double precision),
       mail.dlq_discard(uuid), mail.dlq_discard(jsonb, integer),
+      mail.cancel(uuid), mail.reschedule(uuid, timestamptz),
       mail.provider_hold(text, boolean), mail.most_common(jsonb),
       mail.read_events(text, integer), mail.latest_event(),
       mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_operator;

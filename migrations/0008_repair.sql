@@ -307,7 +307,7 @@ begin
   ), message as (
     delete from mail.message m using given
     where m.id = given.message_id and m.id = any (ids)
-    returning m.id, m.stream, m.priority
+    returning m.id, m.accepted_at, m.stream, m.priority
   ), content as (
     delete from mail.message_content c using given
     where c.id = given.message_id and c.id = any (ids)
@@ -316,8 +316,8 @@ begin
     insert into mail.event (message_id, type, detail)
     select message_id, 'retried', json_build_object('by', session_user) from given
   ), door as (
-    insert into mail.outbox (id, message, stream, priority, source)
-    select given.message_id, content.json, message.stream, message.priority, given.source
+    insert into mail.outbox (id, received_at, message, stream, priority, source)
+    select given.message_id, message.accepted_at, content.json, message.stream, message.priority, given.source
     from given
     join message on message.id = given.message_id
     join content on content.id = given.message_id

@@ -5,6 +5,7 @@ import { readHeaders } from './message-headers.ts'
 import { ADDRESS, below, invalid, type MessageShape, missing, Refusal, readShape } from './message-shape.ts'
 import { lineFault, textFault } from './message-text.ts'
 import { checkVariables } from './message-variables.ts'
+import { readScheduledAt } from './scheduled-at.ts'
 
 /** What an operator may set; the other limits are part of the format. */
 export type MessageLimits = {
@@ -38,17 +39,23 @@ export type ParsedMessage =
  * Null is refused wherever it is not a template variable: Resend's Node client leaves absent fields out, and a column
  * that turned out null in an SQL insert is more often a mistake than a wish. Template variables are held on to as
  * they were given; all else is new.
+ *
+ * `now` is when the message was handed in, in milliseconds since the epoch: what `scheduled_at` counts from.
  */
-export function parseMessage(input: unknown, limits: MessageLimits = DEFAULT_MESSAGE_LIMITS): ParsedMessage {
+export function parseMessage(
+  input: unknown,
+  limits: MessageLimits = DEFAULT_MESSAGE_LIMITS,
+  now: number = Date.now(),
+): ParsedMessage {
   try {
-    return { ok: true, message: readMessage(input, limits) }
+    return { ok: true, message: readMessage(input, limits, now) }
   } catch (error) {
     if (error instanceof Refusal) return { ok: false, problem: error.problem }
     throw error
   }
 }
 
-function readMessage(input: unknown, limits: MessageLimits): Message {
+function readMessage(input: unknown, limits: MessageLimits, now: number): Message {
   const shape = readShape(input, limits.maxRecipients)
   const recipients = readRecipients(shape, limits.maxRecipients)
   const subject = readSubject(shape)
@@ -56,6 +63,7 @@ function readMessage(input: unknown, limits: MessageLimits): Message {
   const headers = readHeaders(shape.headers)
   checkMetadata(shape.metadata)
   const template = readTemplate(shape.template, limits)
+  const scheduledAt = readSchedule(shape.scheduled_at, now)
   return {
     ...recipients,
     ...(subject !== undefined && { subject }),
@@ -65,6 +73,7 @@ function readMessage(input: unknown, limits: MessageLimits): Message {
     tags: shape.tags ?? [],
     metadata: shape.metadata ?? {},
     ...(template !== undefined && { template }),
+    ...(scheduledAt !== undefined && { scheduled_at: scheduledAt }),
     ...(shape.stream !== undefined && { stream: shape.stream }),
     ...(shape.priority !== undefined && { priority: shape.priority }),
   }
@@ -181,4 +190,12 @@ function readTemplate(
   const variables = (template.variables ?? {}) as Record<string, unknown>
   checkVariables(variables, limits.maxVariablesBytes)
   return { id, ...(template.version !== undefined && { version: template.version }), variables }
+}
+
+/** Undefined for a moment that has passed: the message goes at once. */
+function readSchedule(given: string | undefined, now: number): string | undefined {
+  if (given === undefined) return undefined
+  const read = readScheduledAt(given, now)
+  if (!read.ok) throw invalid('scheduled_at', read.reason)
+  return read.at > now ? new Date(read.at).toISOString() : undefined
 }

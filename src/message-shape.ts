@@ -13,6 +13,7 @@ const SUBJECT = `a line of at most ${MAX_SUBJECT_CHARS} characters`
 const TAG = '1 to 256 ASCII letters, digits, `_` or `-`'
 const STREAM = '1 to 64 characters of `a-z`, `0-9`, `_` and `-`'
 const PRIORITY = 'a whole number from 0 (first) to 9 (last)'
+const SCHEDULED_AT = 'a string with a moment like `2026-08-05T11:52:01Z`, or a short form like `in 1 hour`'
 const VERSION = 'a whole number from 1, or leave it out for the latest published version'
 
 const addresses = z.union([z.string(), z.array(z.string())], ADDRESSES)
@@ -56,6 +57,7 @@ const messageSchema = z.strictObject({
       'an object with `id`, and where needed `version` and `variables`',
     )
     .optional(),
+  scheduled_at: z.string(SCHEDULED_AT).optional(),
   stream: z
     .string(STREAM)
     .regex(/^[a-z0-9_-]{1,64}$/, STREAM)

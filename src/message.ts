@@ -28,6 +28,8 @@ export type Message = {
   readonly tags: readonly { readonly name: string; readonly value: string }[]
   readonly metadata: Readonly<Record<string, string>>
   readonly template?: TemplateReference
+  /** ISO 8601 in UTC, and in the future when the message was accepted; absent: at once. */
+  readonly scheduled_at?: string
   readonly stream?: string
   /** 0 goes first, 9 last; unset: the stream's own. */
   readonly priority?: number

@@ -2,7 +2,7 @@
  * Every state a message can be in. The type, the CHECK in `mail.message` and the chart in
  * ARCHITECTURE.md say the same; a test compares them.
  *
- * `accepted → (scheduled) → queued → sending → sent → delivered | bounced | complained`; the others are
+ * `accepted or scheduled → queued → sending → sent → delivered | bounced | complained`; the others are
  * where a message waits (`deferred`, `unknown`) or ends (`dead`, `suppressed`, `canceled`).
  */
 export const MESSAGE_STATES = [
@@ -26,6 +26,7 @@ export type MessageState = (typeof MESSAGE_STATES)[number]
 /** What `mail.event.type` can be so far, in the order a message usually meets them. */
 export const EVENT_TYPES = [
   'accepted',
+  'scheduled',
   'replayed',
   'queued',
   'suppressed',
@@ -37,6 +38,7 @@ export const EVENT_TYPES = [
   'unknown',
   'recovered',
   'retried',
+  'canceled',
   'discarded',
   'dead',
   'delivered',

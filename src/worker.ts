@@ -12,13 +12,14 @@ import { createFeedbackLoop } from './feedback/worker.ts'
 import { type InboxSink, startInboxSink } from './inbox/sink.ts'
 import { Loop } from './loop.ts'
 import { createProcessingLoops } from './processing/worker.ts'
+import { createSchedulerLoop } from './schedule/scheduler.ts'
 import type { Core } from './service.ts'
 
 /** Half of the second within which a pause, a breaker and new settings are to be noticed. */
 const LOOK_EACH_MS = 500
 
 /**
- * The role `worker`: processing and dispatch of every stream, under one registered number. Streams and
+ * The role `worker`: the schedule, processing and dispatch of every stream, under one registered number. Streams and
  * providers that appear while it runs get their loops within a second.
  */
 export class Worker {
@@ -33,6 +34,7 @@ export class Worker {
   readonly #inbox: InboxSink | undefined
   readonly #watch: Loop
   readonly #feedback: readonly Loop[]
+  readonly #scheduler: Loop
   /** Who may send, as of the latest look. */
   #admitted = ''
   #stopping = false
@@ -44,6 +46,7 @@ export class Worker {
     this.#settler = new Settler(core.db, core.boss, core.log)
     this.#health = new Health(core.db, core.log, () => this.number)
     this.#feedback = [createFeedbackLoop({ ...core, applyFeedback }), createUnmatchedLoop(core)]
+    this.#scheduler = createSchedulerLoop(core)
     this.#watch = new Loop({
       name: 'catalog',
       log: core.log,
@@ -72,6 +75,7 @@ export class Worker {
       catalog.onChange((current) => worker.#open(current))
       worker.#watch.start()
       for (const loop of worker.#feedback) loop.start()
+      worker.#scheduler.start()
       return worker
     } catch (error) {
       await session.close(true)
@@ -90,6 +94,7 @@ export class Worker {
     const [sent] = await Promise.all([
       Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.stop(limit))),
       Promise.all([...this.#processing.values()].flat().map((loop) => loop.stop())),
+      this.#scheduler.stop(),
     ])
     const isWritten = await this.#settler.finish(limit)
     await this.#health.finish()

@@ -237,6 +237,11 @@ export interface MailFeedbackUnmatched {
   tries: Generated<number>
 }
 
+export interface MailFinder {
+  message_id: string
+  term: string
+}
+
 export interface MailIdempotency {
   created_at: Generated<Timestamp>
   expires_at: Timestamp
@@ -554,6 +559,13 @@ export interface MailQueue {
   stream: string | null
 }
 
+export interface MailScheduled {
+  due_at: Timestamp
+  message_id: string
+  priority: number
+  stream: string
+}
+
 export interface MailStat {
   bounced: Generated<Int8>
   clicked: Generated<Int8>
@@ -827,6 +839,7 @@ export interface DB {
   'mail.feedback_parked': MailFeedbackParked
   'mail.feedback_seen': MailFeedbackSeen
   'mail.feedback_unmatched': MailFeedbackUnmatched
+  'mail.finder': MailFinder
   'mail.idempotency': MailIdempotency
   'mail.inbox': MailInbox
   'mail.intake': MailIntake
@@ -845,6 +858,7 @@ export interface DB {
   'mail.provider_status': MailProviderStatus
   'mail.provider_window': MailProviderWindow
   'mail.queue': MailQueue
+  'mail.scheduled': MailScheduled
   'mail.stat': MailStat
   'mail.stat_time': MailStatTime
   'mail.stat_value': MailStatValue

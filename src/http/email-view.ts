@@ -1,10 +1,11 @@
 import { formatAddress } from '../address.ts'
 import type { Address, Message } from '../message.ts'
 import type { MessageState } from '../states.ts'
+import type { ListedEmail } from './email-list-queries.ts'
 import type { Email } from './queries.ts'
 
 /** Resend's `last_event` for each of our states. */
-const LAST_EVENT: Readonly<Record<MessageState, string>> = {
+export const LAST_EVENT: Readonly<Record<MessageState, string>> = {
   accepted: 'queued',
   scheduled: 'scheduled',
   queued: 'queued',
@@ -20,30 +21,26 @@ const LAST_EVENT: Readonly<Record<MessageState, string>> = {
   canceled: 'canceled',
 }
 
+/** What the mover writes first of a message that it could read. */
+const READ_EVENTS = new Set(['accepted', 'scheduled'])
+
 /** An email as the API shows it: Resend's fields first, then ours. */
 export function presentEmail(email: Email): object {
-  // A dead letter of the intake holds whatever was given, in any shape: nothing in it can be relied on.
-  const isRead = email.dead_stage !== 'intake' && email.message !== null
-  const message = (isRead ? email.message : {}) as Partial<Message>
-  const sender = isRead ? (message.from ?? email.sender) : null
-  const replyTo = message.reply_to?.length ? message.reply_to : (email.reply_to ?? [])
+  // What the intake refused is kept as it was given, in any shape: nothing in it can be relied on.
+  const isRead = email.timeline.some(({ type }) => READ_EVENTS.has(type))
+  const message = ((isRead && email.message) || {}) as Partial<Message>
   return {
     object: 'email',
-    id: email.id,
-    message_id: sender ? `<${email.id}@${sender.address.split('@')[1]}>` : null,
-    to: isRead ? list(message.to) : [],
-    from: sender ? formatAddress(sender) : null,
-    created_at: email.accepted_at.toISOString(),
-    subject: (isRead ? message.subject : undefined) ?? email.subject,
-    html: email.html ?? (isRead ? (message.html ?? null) : null),
-    text: email.text ?? (isRead ? (message.text ?? null) : null),
-    cc: isRead ? list(message.cc) : [],
-    bcc: isRead ? list(message.bcc) : [],
-    reply_to: isRead ? list(replyTo) : [],
-    last_event: lastEvent(email),
-    scheduled_at: email.scheduled_at?.toISOString() ?? null,
-    tags: isRead ? (message.tags ?? []) : [],
-    metadata: isRead ? (message.metadata ?? {}) : {},
+    ...presentHead({
+      ...email,
+      ...envelopeOf(message, isRead ? email : undefined),
+      subject: message.subject ?? email.subject,
+      events: email.timeline.map(({ type }) => type),
+    }),
+    html: email.html ?? message.html ?? null,
+    text: email.text ?? message.text ?? null,
+    tags: message.tags ?? [],
+    metadata: message.metadata ?? {},
     status: email.status,
     stream: email.stream,
     priority: email.priority,
@@ -58,16 +55,62 @@ export function presentEmail(email: Email): object {
   }
 }
 
+/** An email in a list: Resend's fields, then ours, and no bodies. */
+export function presentListed(email: ListedEmail): object {
+  return {
+    ...presentHead(email),
+    tags: email.tags ?? [],
+    status: email.status,
+    stream: email.stream,
+  }
+}
+
+type Envelope = Pick<ListedEmail, 'from' | 'to' | 'cc' | 'bcc' | 'reply_to'>
+type Head = Envelope &
+  Pick<ListedEmail, 'id' | 'created_at' | 'subject' | 'status' | 'scheduled_at' | 'events'>
+
+/** The template's sender stands in for one that the message does not name. */
+function envelopeOf(
+  message: Partial<Message>,
+  prepared: Pick<Email, 'sender' | 'reply_to'> | undefined,
+): Envelope {
+  const { from, to, cc, bcc, reply_to: replyTo } = message
+  return {
+    from: from ?? prepared?.sender ?? null,
+    to: to ?? null,
+    cc: cc ?? null,
+    bcc: bcc ?? null,
+    reply_to: replyTo?.length ? replyTo : (prepared?.reply_to ?? null),
+  }
+}
+
+/** What Resend shows of an email everywhere. */
+function presentHead(email: Head): object {
+  const { from } = email
+  return {
+    id: email.id,
+    message_id: from === null ? null : `<${email.id}@${from.address.split('@')[1]}>`,
+    to: list(email.to),
+    from: from === null ? null : formatAddress(from),
+    created_at: email.created_at,
+    subject: email.subject,
+    bcc: list(email.bcc),
+    cc: list(email.cc),
+    reply_to: list(email.reply_to),
+    last_event: lastEvent(email.status, email.events),
+    scheduled_at: email.scheduled_at?.toISOString() ?? null,
+  }
+}
+
 /** Opens and clicks are no states of ours: they come again and again, and prove no more than a delivery. */
-function lastEvent({ status, timeline }: Email): string {
+function lastEvent(status: MessageState, types: readonly string[]): string {
   if (status !== 'sent' && status !== 'delivered') return LAST_EVENT[status]
-  const types = new Set(timeline.map(({ type }) => type))
-  if (types.has('clicked')) return 'clicked'
-  if (types.has('opened')) return 'opened'
-  const isDelayed = status === 'sent' && timeline.at(-1)?.type === 'deferred'
+  if (types.includes('clicked')) return 'clicked'
+  if (types.includes('opened')) return 'opened'
+  const isDelayed = status === 'sent' && types.at(-1) === 'deferred'
   return isDelayed ? 'delivery_delayed' : LAST_EVENT[status]
 }
 
-function list(addresses: readonly Address[] | undefined): string[] {
+function list(addresses: readonly Address[] | null): string[] {
   return (addresses ?? []).map(formatAddress)
 }

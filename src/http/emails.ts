@@ -7,21 +7,23 @@ import { parseMessage } from '../message-schema.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { readJson } from './body.ts'
 import type { AppDeps } from './deps.ts'
+import { cancelEmail, rescheduleEmail } from './email-changes.ts'
+import { emailIdOf, emailNotFound } from './email-id.ts'
+import { listEmails } from './email-list.ts'
 import { presentEmail } from './email-view.ts'
 import { checkMay } from './permission.ts'
 import { findEmail, isAtTheDoor } from './queries.ts'
 
-const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 const MAX_KEY_LENGTH = 256
 const MAX_SOURCE_LENGTH = 200
 
-/** `POST /emails` and `GET /emails/:id`. */
+/** `/emails`: one handed in, found again, listed, moved to another time, and canceled. */
 export function emailRoutes(deps: AppDeps): Hono<AuthEnv> {
   const routes = new Hono<AuthEnv>()
   routes.post('/', requireScope('send'), (c) => sendEmail(deps, c))
+  routes.get('/', requireScope('read'), (c) => listEmails(deps, c))
   routes.get('/:id', requireScope('read'), async (c) => {
-    const id = c.req.param('id')
-    if (!UUID.test(id)) throw notFound()
+    const id = emailIdOf(c)
     const email = await findEmail(deps.db, id)
     if (email !== undefined) return c.json(presentEmail(email))
     if (await isAtTheDoor(deps.db, id)) {
@@ -29,14 +31,12 @@ export function emailRoutes(deps: AppDeps): Hono<AuthEnv> {
     }
     // It may have gone through the door between the two looks.
     const moved = await findEmail(deps.db, id)
-    if (moved === undefined) throw notFound()
+    if (moved === undefined) throw emailNotFound()
     return c.json(presentEmail(moved))
   })
+  routes.patch('/:id', requireScope('operate'), (c) => rescheduleEmail(deps, c))
+  routes.post('/:id/cancel', requireScope('operate'), (c) => cancelEmail(deps, c))
   return routes
-}
-
-function notFound(): ApiError {
-  return new ApiError('not_found', 'Email not found.')
 }
 
 async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> {

@@ -17,7 +17,7 @@ export type Email = {
   readonly priority: number
   readonly provider: string | null
   readonly attempts: number
-  readonly accepted_at: Date
+  readonly created_at: string
   readonly sent_at: Date | null
   readonly scheduled_at: Date | null
   readonly next_attempt_at: Date | null
@@ -34,17 +34,18 @@ export type Email = {
   readonly sender: Address | null
   readonly reply_to: readonly Address[] | null
   readonly reason: string | null
-  /** Where it died; null while it has not. */
-  readonly dead_stage: string | null
   readonly timeline: readonly EmailEvent[]
 }
+
+/** The moment of acceptance as Resend prints it: `2023-04-03 22:13:42.674981+00`. */
+export const createdAt = sql<string>`to_char(m.accepted_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'`
 
 export async function findEmail(db: Database, id: string): Promise<Email | undefined> {
   const { rows } = await sql<Email>`/* http.find_email */
     select
-      m.id, m.status, m.stream, m.priority, m.provider, m.attempts, m.accepted_at, m.sent_at, m.scheduled_at,
+      m.id, m.status, m.stream, m.priority, m.provider, m.attempts, m.sent_at, m.scheduled_at,
       m.next_attempt_at, m.provider_message_id, m.last_error, m.template, m.template_version,
-      c.message, p.subject, p.html, p.text, p.sender, p.reply_to, d.reason, d.stage as dead_stage,
+      ${createdAt} as created_at, c.message, p.subject, p.html, p.text, p.sender, p.reply_to, d.reason,
       coalesce((
         select json_agg(json_build_object('at', e.at, 'type', e.type, 'recipient', e.recipient, 'detail', e.detail) order by e.at, e.id)
         from mail.event e
@@ -66,4 +67,20 @@ export async function isAtTheDoor(db: Database, id: string): Promise<boolean> {
       or exists (select from mail.outbox where id = ${id}::uuid) as found
   `.execute(db)
   return rows[0]?.found === true
+}
+
+/** The state the message is in now; null when there is no such message. */
+export async function cancel(db: Database, id: string): Promise<MessageState | null> {
+  const { rows } = await sql<{ state: MessageState | null }>`/* http.cancel */
+    select mail.cancel(${id}::uuid) as state
+  `.execute(db)
+  return rows[0]?.state ?? null
+}
+
+/** Likewise. */
+export async function reschedule(db: Database, id: string, at: Date): Promise<MessageState | null> {
+  const { rows } = await sql<{ state: MessageState | null }>`/* http.reschedule */
+    select mail.reschedule(${id}::uuid, ${at}::timestamptz) as state
+  `.execute(db)
+  return rows[0]?.state ?? null
 }

@@ -1,6 +1,6 @@
 import { type Catalog, DEFAULT_STREAM } from '../catalog.ts'
 import type { Message } from '../message.ts'
-import { type ParsedMessage, parseMessage } from '../message-schema.ts'
+import { DEFAULT_MESSAGE_LIMITS, type ParsedMessage, parseMessage } from '../message-schema.ts'
 import type { MovedRow, TakenRow } from './queries.ts'
 
 /** A row as the mover will store it, with what idempotency needs to know of the row it came from. */
@@ -14,7 +14,7 @@ const REASON_LENGTH = 2_000
  * are given here, so nobody else's row can pass for it.
  */
 export function examine(row: TakenRow, catalog: Catalog, known?: Message): ExaminedRow {
-  const parsed = known === undefined ? read(row.message) : { ok: true as const, message: known }
+  const parsed = known === undefined ? read(row) : { ok: true as const, message: known }
   const streamName = row.stream ?? (parsed.ok ? parsed.message.stream : undefined) ?? DEFAULT_STREAM
   const stream = catalog.streams.get(streamName)
   const base = {
@@ -40,19 +40,21 @@ export function examine(row: TakenRow, catalog: Catalog, known?: Message): Exami
   return {
     ...base,
     ...lane,
-    status: 'accepted',
+    status: message.scheduled_at === undefined ? 'accepted' : 'scheduled',
     code: null,
     reason: null,
     template: message.template?.id ?? null,
     recipient_domain: domainOf(message),
+    scheduled_at: message.scheduled_at ?? null,
+    terms: termsOf(message),
     message: JSON.stringify(message),
   }
 }
 
 /** Postgres took it for JSON, and may know limits of nesting and size that we do not. */
-function read(json: string): ParsedMessage {
+function read({ message, received_at: receivedAt }: TakenRow): ParsedMessage {
   try {
-    return parseMessage(JSON.parse(json))
+    return parseMessage(JSON.parse(message), DEFAULT_MESSAGE_LIMITS, receivedAt.getTime())
   } catch (error) {
     if (!(error instanceof SyntaxError || error instanceof RangeError)) throw error
     return {
@@ -74,9 +76,19 @@ function dead(code: string, reason: string) {
     reason: reason.slice(0, REASON_LENGTH),
     template: null,
     recipient_domain: null,
+    scheduled_at: null,
+    terms: [],
   } as const
 }
 
 function domainOf(message: Message): string | null {
   return message.to[0]?.address.split('@')[1] ?? null
+}
+
+/** What a message is found by in `mail.finder`, each once. */
+function termsOf(message: Message): string[] {
+  const recipients = [...message.to, ...message.cc, ...message.bcc]
+  const terms = recipients.map(({ address }) => `to:${address.toLowerCase()}`)
+  for (const { name, value } of message.tags) terms.push(`tag:${name}`, `tag:${name}=${value}`)
+  return [...new Set(terms)]
 }

@@ -9,8 +9,8 @@ import { Loop } from '../loop.ts'
 import type { Message } from '../message.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
-import { type Boss, within } from '../queue/boss.ts'
-import { jobPriority, processQueue } from '../queue/queues.ts'
+import type { Boss } from '../queue/boss.ts'
+import { announceProcessing, enqueueProcessing } from '../queue/processing-jobs.ts'
 import { type ExaminedRow, examine, refuse } from './examine.ts'
 import { type MoveOutcome, settleIdempotency } from './idempotency.ts'
 import * as queries from './queries.ts'
@@ -20,7 +20,8 @@ import * as queries from './queries.ts'
  *
  * Takes in: rows of `mail.intake` and `mail.outbox`. Leaves behind, in one transaction: the messages,
  * their content and first events, their settled idempotency keys, and processing jobs that carry batches
- * of ids. A row that cannot be understood becomes a message that is dead, with the reason.
+ * of ids; of a message that is to go out later no job, but its moment in `mail.scheduled`. A row that cannot
+ * be understood becomes a message that is dead, with the reason.
  *
  * If the process dies anywhere before the commit, nothing happened and the rows are taken again, by
  * whichever process comes first; after it, everything happened. If the connection dies while committing,
@@ -31,8 +32,6 @@ const BATCH_ROWS = 500
 const BATCH_BYTES = 16 * 1_024 * 1_024
 /** Of a row that cannot be stored, so much is kept. */
 const KEPT_CHARS = 1_000_000
-/** Small enough that a stream's batches spread over its processing slots and processes. */
-const IDS_PER_JOB = 100
 
 export type MoverDeps = {
   readonly db: Database
@@ -89,7 +88,7 @@ export async function moveBatch(
   deps: MoverDeps,
   { oneByOne = false }: { oneByOne?: boolean } = {},
 ): Promise<Moved> {
-  const { outcomes, stored, isFull, taken } = await inTransaction(deps.db, async (trx) => {
+  const { outcomes, rows, isFull, taken } = await inTransaction(deps.db, async (trx) => {
     const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, deps.process)
     const examined = await examineBatch(deps, taken)
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
@@ -97,12 +96,12 @@ export async function moveBatch(
     if (!oneByOne && rows.length > 0) await queries.storeMessages(trx, rows)
     // After the messages, which may be of this batch: a timeline begins with its message.
     if (settled.replayed.length > 0) await queries.recordReplays(trx, settled.replayed)
-    const stored = rows.filter((row) => row.status === 'accepted')
-    await enqueue(deps.boss, trx, stored)
-    return { outcomes: settled.outcomes, stored, isFull: isFullBatch(taken), taken }
+    await enqueueProcessing(deps.boss, trx, rows.filter(isAccepted))
+    return { outcomes: settled.outcomes, rows, isFull: isFullBatch(taken), taken }
   })
   count(deps.meter, taken)
-  announce(deps, stored)
+  announceProcessing(deps, rows.filter(isAccepted))
+  countScheduled(deps.meter, rows)
   return { outcomes, isFull }
 }
 
@@ -149,17 +148,8 @@ async function storeOneByOne(
   return stored
 }
 
-async function enqueue(boss: Boss, trx: Transaction, stored: readonly queries.MovedRow[]): Promise<void> {
-  for (const [stream, rows] of Map.groupBy(stored, (row) => row.stream)) {
-    const jobs = []
-    for (const [priority, alike] of Map.groupBy(rows, (row) => row.priority)) {
-      for (let start = 0; start < alike.length; start += IDS_PER_JOB) {
-        const ids = alike.slice(start, start + IDS_PER_JOB).map((row) => row.id)
-        jobs.push({ data: { ids }, priority: jobPriority(priority) })
-      }
-    }
-    await boss.insert(processQueue(stream), jobs, within(trx))
-  }
+function isAccepted(row: queries.MovedRow): boolean {
+  return row.status === 'accepted'
 }
 
 /** What is taken came in and goes out: a row waits for milliseconds. */
@@ -171,9 +161,9 @@ function count(meter: Meter, taken: readonly queries.TakenRow[]): void {
   }
 }
 
-function announce(deps: MoverDeps, stored: readonly queries.MovedRow[]): void {
-  for (const [stream, rows] of Map.groupBy(stored, (row) => row.stream)) {
-    deps.meter.cameIn({ stage: 'processing', stream, provider: '' }, rows.length)
-    deps.bells.ring(processQueue(stream))
+function countScheduled(meter: Meter, rows: readonly queries.MovedRow[]): void {
+  const scheduled = rows.filter((row) => row.status === 'scheduled')
+  for (const [stream, alike] of Map.groupBy(scheduled, (row) => row.stream)) {
+    meter.cameIn({ stage: 'scheduled', stream, provider: '' }, alike.length)
   }
 }

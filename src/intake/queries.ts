@@ -141,12 +141,15 @@ export type MovedRow = {
   readonly accepted_at: string
   readonly stream: string
   readonly priority: number
-  readonly status: 'accepted' | 'dead'
+  readonly status: 'accepted' | 'scheduled' | 'dead'
   readonly source: string
   readonly template: string | null
   readonly code: string | null
   readonly reason: string | null
   readonly recipient_domain: string | null
+  readonly scheduled_at: string | null
+  /** What it is found by; none of what was refused. */
+  readonly terms: readonly string[]
   /** The message as JSON text: checked, or of a dead one as it was given. */
   readonly message: string
 }
@@ -164,20 +167,33 @@ export async function storeMessages(trx: Transaction, rows: readonly MovedRow[])
       select *
       from json_to_recordset(${`[${recordset.join(',')}]`}::json) as row (
         id uuid, seq bigint, accepted_at timestamptz, stream text, priority smallint, status text,
-        source text, template text, code text, reason text, recipient_domain text, message json, refused text
+        source text, template text, code text, reason text, recipient_domain text, scheduled_at timestamptz,
+        terms text[], message json, refused text
       )
     ), message as (
-      insert into mail.message (id, seq, accepted_at, stream, priority, status, source, template, last_error)
-      select id, seq, accepted_at, stream, priority, status, source, template, code from row
+      insert into mail.message (id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, last_error)
+      select id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, code from row
     ), content as (
       insert into mail.message_content (id, message)
       select id, coalesce(message, refused::json) from row
     ), dead as (
       insert into mail.dead_letter (message_id, stage, code, reason, stream, template, source, recipient_domain)
       select id, 'intake', code, reason, stream, template, source, recipient_domain from row where status = 'dead'
+    ), scheduled as (
+      insert into mail.scheduled (message_id, due_at, stream, priority)
+      select id, scheduled_at, stream, priority from row where status = 'scheduled'
+    ), finder as (
+      insert into mail.finder (term, message_id)
+      select term, id from row cross join unnest(terms) as term
     )
     insert into mail.event (message_id, type, detail)
-    select id, status, case status when 'dead' then json_build_object('stage', 'intake', 'code', code) end
+    select
+      id,
+      status,
+      case status
+        when 'dead' then json_build_object('stage', 'intake', 'code', code)
+        when 'scheduled' then json_build_object('scheduled_at', scheduled_at)
+      end
     from row
   `.execute(trx)
 }

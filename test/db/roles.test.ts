@@ -61,6 +61,7 @@ const OPERATOR_TABLES = [
   'provider_state',
   'message',
   'event',
+  'scheduled',
   'suppression',
   'waiting_job',
   'dead_letter',
@@ -78,6 +79,7 @@ const SECRET_TABLES = [
   'outbox',
   'template',
   'template_version',
+  'finder',
 ]
 
 /** Statements that change what only the service, through its own code, may change. */
@@ -106,6 +108,8 @@ const WRITES = [
   "insert into mail.webhook_source (name, kind, secrets_env) values ('evil', 'generic', 'PATH')",
   "update mail.webhook_source set secrets_env = 'PATH'",
   'delete from mail.feedback',
+  'delete from mail.scheduled',
+  'select mail.withdraw(m) from mail.message m',
   'truncate mail.intake',
   'select mail.ensure_partitions()',
   "select mail.ensure_queue('process.evil', '{}')",
@@ -191,6 +195,8 @@ const REPAIRS = [
   'select mail.dlq_discard(gen_random_uuid())',
   'select mail.feedback_retry()',
   "select mail.settle_unknown(gen_random_uuid(), 'sent')",
+  'select mail.cancel(gen_random_uuid())',
+  'select mail.reschedule(gen_random_uuid(), now())',
   "insert into mail.bucket (provider, name, quota) values ('default', 'mine', 5) on conflict (provider, name) do update set quota = 5",
   "update mail.bucket set quota = 1 where name = 'none'",
   "select mail.suppress_many('{a@example.net}', 'old list', 'marketing')",

@@ -29,6 +29,8 @@ export async function openIntake(database: TestDatabase) {
   return {
     db,
     boss,
+    bells,
+    meter: deps.meter,
     log,
     process,
     /** One batch, as the mover of another process would move it unless told who is awaited. */

@@ -1,0 +1,68 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Context } from 'hono'
+import { z } from 'zod'
+import { ApiError } from '../errors.ts'
+import { readScheduledAt } from '../scheduled-at.ts'
+import type { MessageState } from '../states.ts'
+import { parseBody, readJson } from './body.ts'
+import type { AppDeps } from './deps.ts'
+import { emailIdOf, emailNotFound } from './email-id.ts'
+import * as queries from './queries.ts'
+
+/** A message is moved from the door within milliseconds; so long we wait for one that was accepted just now. */
+const DOOR_WAIT_MS = 2_000
+const DOOR_LOOK_MS = 20
+
+const rescheduleSchema = z.strictObject({
+  scheduled_at: z.string('use a moment like `2026-08-05T11:52:01Z`, or a short form like `in 1 hour`'),
+})
+
+/** `PATCH /emails/:id`: to another moment. */
+export async function rescheduleEmail(deps: AppDeps, c: Context): Promise<Response> {
+  const id = emailIdOf(c)
+  const { scheduled_at: given } = parseBody(rescheduleSchema, await readJson(c))
+  const read = readScheduledAt(given, Date.now())
+  if (!read.ok) throw new ApiError('validation_error', `Invalid \`scheduled_at\`: ${read.reason}.`)
+  const state = await change(deps, id, () => queries.reschedule(deps.db, id, new Date(read.at)))
+  if (state !== 'scheduled') throw tooLate('rescheduled', state)
+  return c.json({ object: 'email', id })
+}
+
+/** `POST /emails/:id/cancel`; a second time is no error. */
+export async function cancelEmail(deps: AppDeps, c: Context): Promise<Response> {
+  const id = emailIdOf(c)
+  const state = await change(deps, id, () => queries.cancel(deps.db, id))
+  if (state !== 'canceled') throw tooLate('canceled', state)
+  return c.json({ object: 'email', id })
+}
+
+/** The state the email is in after the change, or because of which there was none. */
+async function change(
+  deps: AppDeps,
+  id: string,
+  attempt: () => Promise<MessageState | null>,
+): Promise<MessageState> {
+  const until = Date.now() + DOOR_WAIT_MS
+  for (;;) {
+    // Before the attempt: what leaves the door in between is found by it.
+    const isAtTheDoor = await queries.isAtTheDoor(deps.db, id)
+    const state = await attempt()
+    if (state !== null) return state
+    if (!isAtTheDoor) throw emailNotFound()
+    if (Date.now() > until) {
+      throw new ApiError(
+        'service_unavailable',
+        'The email was accepted a moment ago and is not stored yet. Repeat the request in a second.',
+        { retryAfterS: 1 },
+      )
+    }
+    await delay(DOOR_LOOK_MS)
+  }
+}
+
+function tooLate(what: string, state: MessageState): ApiError {
+  return new ApiError(
+    'validation_error',
+    `This email can no longer be ${what}: it is \`${state}\`. Only what is \`scheduled\`, \`accepted\`, \`queued\` or \`deferred\` can.`,
+  )
+}
