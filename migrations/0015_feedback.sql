@@ -11,7 +11,7 @@ create table mail.webhook_source (
   options jsonb not null default '{}'
     constraint source_options_are_an_object check (jsonb_typeof(options) = 'object'),
   created_at timestamptz not null default now(),
-  constraint ses_lists_its_topics_in_topic_arns check (
+  constraint ses_source_has_topic_arns check (
     kind <> 'ses'
     or coalesce(
       jsonb_typeof(options -> 'topic_arns') = 'array'
@@ -45,7 +45,7 @@ create table mail.feedback (
   reason text,
   body bytea not null,
   constraint feedback_is_stored_once unique (endpoint, event_key),
-  constraint parked_feedback_says_why check (state <> 'parked' or reason is not null)
+  constraint parked_feedback_has_a_reason check (state <> 'parked' or reason is not null)
 );
 create index feedback_in_time on mail.feedback using brin (received_at);
 create index feedback_not_applied on mail.feedback (endpoint, id) where state <> 'applied';

@@ -19,7 +19,7 @@ create table mail.stat (
   suppressed bigint not null default 0,
   dead bigint not null default 0,
   primary key (day, stream, provider, template, template_version, domain, tag),
-  constraint tag_rows_stand_for_the_whole_stream check (tag = '' or (provider, template, domain) = ('', '', ''))
+  constraint row_of_a_tag_has_no_other_key check (tag = '' or (provider, template, domain) = ('', '', ''))
 );
 comment on table mail.stat is
   'Counts per UTC day of the event. Rows with an empty tag hold everything once; those with a tag hold the messages of a stream that carry it, once for each tag they have.';

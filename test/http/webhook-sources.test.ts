@@ -88,11 +88,11 @@ test('a source that makes no sense is refused with the field or the rule, and no
 
 test('SQL keeps the same rules', async () => {
   for (const [options, constraint] of [
-    ['{}', 'ses_lists_its_topics_in_topic_arns'],
-    ['{"topic_arns": []}', 'ses_lists_its_topics_in_topic_arns'],
-    ['{"topic_arns": "arn:aws:sns:eu-west-1:1:a"}', 'ses_lists_its_topics_in_topic_arns'],
-    ['{"topic_arns": [7]}', 'ses_lists_its_topics_in_topic_arns'],
-    [`{"topic_arns": ["${TOPIC}", "arn:aws:sns:*"]}`, 'ses_lists_its_topics_in_topic_arns'],
+    ['{}', 'ses_source_has_topic_arns'],
+    ['{"topic_arns": []}', 'ses_source_has_topic_arns'],
+    ['{"topic_arns": "arn:aws:sns:eu-west-1:1:a"}', 'ses_source_has_topic_arns'],
+    ['{"topic_arns": [7]}', 'ses_source_has_topic_arns'],
+    [`{"topic_arns": ["${TOPIC}", "arn:aws:sns:*"]}`, 'ses_source_has_topic_arns'],
   ]) {
     await assert.rejects(
       database.query("insert into mail.webhook_source (name, kind, options) values ('x', 'ses', $1)", [
