@@ -22,13 +22,13 @@ export function requestsOf<T>(
       continue
     }
     const request = requests.at(-1)
-    if (request === undefined || (bytes ?? 0) > room) {
+    if (request === undefined || (bytes !== undefined && bytes > room)) {
       requests.push([item])
-      room = MAX_ATTACHMENT_BYTES - (bytes ?? 0)
+      room = MAX_ATTACHMENT_BYTES
     } else {
       request.push(item)
-      room -= bytes ?? 0
     }
+    room -= bytes ?? 0
   }
   return [...requests, ...alone]
 }
