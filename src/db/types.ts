@@ -399,7 +399,7 @@ export interface MailMessageContent {
 
 export interface MailMessagePrepared {
   /**
-   * All attachments by their SHA-256, when some had to be fetched first.
+   * All attachments in their order, once those given by URL were fetched; unset when there was nothing to fetch.
    */
   attachments: unknown | null
   html: string | null
