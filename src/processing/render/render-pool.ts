@@ -201,7 +201,7 @@ async function previewSource(
   template: TemplateSource,
   variables: Readonly<Record<string, unknown>>,
 ): Promise<PreviewResult> {
-  const [message] = prepareAll([{ id: template.key, template, variables }])
+  const [message] = prepareAll([{ id: template.key, template, variables, derivesText: true }])
   if (message === undefined) throw new Error('one request was prepared to none')
   const outcome = 'source' in message ? (await lane.run([message], 'first'))[0] : message
   if (outcome === undefined || 'skipped' in outcome) throw new Error('the lane of suspects skips nothing')
