@@ -57,13 +57,16 @@ create table mail.message_prepared (
   left_out text[],
   sender json,
   reply_to json,
+  attachments json,
   primary key (id)
 ) partition by range (id);
 comment on table mail.message_prepared is
-  'What processing made of a message: rendered parts, recipients left out. No row when it goes out as it was accepted. Written once.';
+  'What processing made of a message: rendered parts, recipients left out, attachments fetched. No row when it goes out as it was accepted.';
 comment on column mail.message_prepared.left_out is 'Suppressed addresses that were taken off the envelope.';
 comment on column mail.message_prepared.sender is 'The template''s, when the message names none: {address, name}.';
 comment on column mail.message_prepared.reply_to is 'The template''s, when the message names none: a list of {address, name}.';
+comment on column mail.message_prepared.attachments is
+  'All attachments in their order, once those given by URL were fetched; unset when there was nothing to fetch.';
 
 create sequence mail.event_seq cache 32;
 create table mail.event (

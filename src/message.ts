@@ -12,6 +12,25 @@ export type TemplateReference = {
   readonly variables: Readonly<Record<string, unknown>>
 }
 
+/** Bytes that are in `mail.attachment`. */
+export type StoredAttachment = {
+  readonly filename: string
+  readonly content_type: string
+  /** What `cid:` in the HTML refers to (RFC 2392). */
+  readonly content_id?: string
+  /** Of the bytes, in lower-case hex. */
+  readonly sha256: string
+  /** In bytes. */
+  readonly size: number
+}
+
+/** Bytes that processing has yet to fetch. */
+export type RemoteAttachment = Omit<StoredAttachment, 'sha256' | 'size'> & {
+  readonly path: string
+}
+
+export type Attachment = StoredAttachment | RemoteAttachment
+
 /** A message as it is stored: checked, trimmed, addresses parsed, absent lists empty. */
 export type Message = {
   /** Absent only when a template supplies it. */
@@ -30,6 +49,7 @@ export type Message = {
   readonly template?: TemplateReference
   /** ISO 8601 in UTC, and in the future when the message was accepted; absent: at once. */
   readonly scheduled_at?: string
+  readonly attachments?: readonly Attachment[]
   readonly stream?: string
   /** 0 goes first, 9 last; unset: the stream's own. */
   readonly priority?: number

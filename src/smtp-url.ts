@@ -1,6 +1,6 @@
 /**
  * Upper limits. Once it has its turn, a send ends within `connectMs + 2 * greetingMs + 2 * socketMs`, and within another
- * `2 * socketMs` when it first tried a connection that turned out to be lost.
+ * `2 * socketMs` when it first tried a connection that turned out to be lost; a large one has its time to upload besides.
  */
 export type SmtpTimeouts = {
   /** From the DNS lookup to the end of STARTTLS. */

@@ -1,9 +1,11 @@
 import { type Catalog, type Provider, settingsOf } from './catalog.ts'
 import { WorkerSession } from './db/session.ts'
+import { AttachmentStore } from './dispatch/attachment-store.ts'
 import { Dispatcher } from './dispatch/dispatcher.ts'
 import { Health } from './dispatch/health.ts'
 import { openTransport, TransportSettingsError } from './dispatch/open-transport.ts'
 import { tellUsable } from './dispatch/pacing.ts'
+import { readAttachments } from './dispatch/queries.ts'
 import { Settler } from './dispatch/settler.ts'
 import type { Transport } from './dispatch/transport.ts'
 import { applyFeedback } from './feedback/apply.ts'
@@ -29,6 +31,7 @@ export class Worker {
   readonly #processing = new Map<string, Loop[]>()
   readonly #dispatchers = new Map<string, Dispatcher>()
   readonly #health: Health
+  readonly #attachments: AttachmentStore
   /** By provider: what it was opened with, and the transport unless it could not be opened. */
   readonly #transports = new Map<string, { settings: string; transport: Transport | undefined }>()
   readonly #inbox: InboxSink | undefined
@@ -47,6 +50,7 @@ export class Worker {
     this.#health = new Health(core.db, core.log, () => this.number)
     this.#feedback = [createFeedbackLoop({ ...core, applyFeedback }), createUnmatchedLoop(core)]
     this.#scheduler = createSchedulerLoop(core)
+    this.#attachments = new AttachmentStore((slices) => readAttachments(core.db, slices))
     this.#watch = new Loop({
       name: 'catalog',
       log: core.log,
@@ -159,6 +163,7 @@ export class Worker {
         ...this.#core,
         settler: this.#settler,
         health: this.#health,
+        attachments: this.#attachments,
         worker: () => this.number,
         random: Math.random,
       },

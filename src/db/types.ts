@@ -61,6 +61,13 @@ export interface MailApiKeyBucket {
   tokens: number
 }
 
+export interface MailAttachment {
+  content: Buffer
+  created_at: Generated<Timestamp>
+  sha256: Buffer
+  size: number
+}
+
 export interface MailBucket {
   /**
    * How many tokens may gather while nothing is sent. Unset: half of what utilization leaves of the quota, at least one; the other half allows for sends that are a little late.
@@ -391,6 +398,10 @@ export interface MailMessageContent {
 }
 
 export interface MailMessagePrepared {
+  /**
+   * All attachments in their order, once those given by URL were fetched; unset when there was nothing to fetch.
+   */
+  attachments: unknown | null
   html: string | null
   id: string
   /**
@@ -827,6 +838,7 @@ export interface MailWorker {
 export interface DB {
   'mail.api_key': MailApiKey
   'mail.api_key_bucket': MailApiKeyBucket
+  'mail.attachment': MailAttachment
   'mail.bucket': MailBucket
   'mail.bucket_level': MailBucketLevel
   'mail.claim': MailClaim

@@ -1,8 +1,11 @@
-import * as base64 from 'nodemailer/lib/base64'
-import { encodeWord, foldLines, quoteString } from 'nodemailer/lib/mime-funcs'
-import * as qp from 'nodemailer/lib/qp'
+import { quoteString } from 'nodemailer/lib/mime-funcs'
 import type { Address } from '../message.ts'
-import { lineFault } from '../message-text.ts'
+import { attachmentPart, type OutgoingAttachment } from './mime/attachment-part.ts'
+import { boundaryOf } from './mime/boundary.ts'
+import { ComposeError } from './mime/compose-error.ts'
+import { checkLine, encoded, headerLine, headerText, isPlain } from './mime/header-text.ts'
+import { type ContentPiece, MailContent } from './mime/mail-content.ts'
+import { textPart } from './mime/text-part.ts'
 import { isWireAddress } from './transport.ts'
 
 /** All that goes into a mail. There is no Bcc: those recipients are on the envelope only. */
@@ -20,44 +23,22 @@ export type OutgoingMail = {
   readonly html?: string
   readonly text?: string
   readonly headers: Readonly<Record<string, string>>
-}
-
-export type ComposeFault = 'unsafe_header' | 'reserved_header' | 'bad_address' | 'bad_message_id' | 'bad_date'
-
-/** A mail that must not be composed. Intake and processing refuse such mail, so this means that a check is missing. */
-export class ComposeError extends Error {
-  readonly code: ComposeFault
-  /** The header that cannot be written. */
-  readonly header: string
-  readonly retryable = false
-
-  constructor(code: ComposeFault, header: string, reason: string) {
-    super(`The header ${JSON.stringify(header)} cannot be written: ${reason}.`)
-    this.name = 'ComposeError'
-    this.code = code
-    this.header = header
-  }
+  /** In the order they are shown. */
+  readonly attachments?: readonly OutgoingAttachment[]
 }
 
 /**
- * The whole message (RFC 5322, MIME per RFC 2045-2047): ASCII, CRLF line ends, no line over 998 bytes, ready for DATA
- * except for dot-stuffing. The same mail gives the same bytes, so every attempt sends the same message.
+ * The whole message (RFC 5322, MIME per RFC 2045-2047 and 2231): ASCII, CRLF line ends, no line over 998 bytes, ready for
+ * DATA except for dot-stuffing. The same mail gives the same bytes, so every attempt sends the same message.
  *
- * One string and one copy, without streams: this runs once for every mail.
+ * One string, without streams, for a mail without attachments: this runs once for every mail.
  *
  * @throws ComposeError when a header holds what could start another header, or takes the place of one of ours
  */
-export function composeMail(mail: OutgoingMail): Buffer {
-  return Buffer.from(headerBlock(mail) + bodyBlock(mail), 'latin1')
+export function composeMail(mail: OutgoingMail): MailContent {
+  const body = bodyOf(mail)
+  return new MailContent([headerBlock(mail), ...body, ...(endsLine(body) ? [] : ['\r\n'])])
 }
-
-/** RFC 5322 section 2.1.1, without the CRLF. */
-const MAX_LINE_CHARS = 998
-const FOLD_AT_CHARS = 76
-/** Nothing folds inside a word, so a longer one would make a line that relays cut; 998 less room for the name. */
-const MAX_WORD_CHARS = 900
-/** RFC 2047 section 2 allows 75; shorter ones leave room for a header's name. */
-const ENCODED_WORD_CHARS = 52
 
 const MESSAGE_ID = /^<[!-;=?-~]{1,400}@[!-;=?-~]{1,400}>$/
 const HEADER_NAME = /^[!-9;-~]{1,76}$/
@@ -91,12 +72,6 @@ function identityLines({ messageId, date, id }: OutgoingMail): string {
   return `Message-ID: ${messageId}\r\nDate: ${sentAt}\r\nX-Sluice-Id: ${id}\r\nMIME-Version: 1.0\r\n`
 }
 
-/** `value` is ASCII without a line break; folding puts one only where there is a space. */
-function headerLine(name: string, value: string): string {
-  const line = value === '' ? `${name}:` : `${name}: ${value}`
-  return line.length <= FOLD_AT_CHARS ? `${line}\r\n` : `${foldLines(line, FOLD_AT_CHARS)}\r\n`
-}
-
 function checkedName(name: string, mail: OutgoingMail): string {
   if (!HEADER_NAME.test(name)) {
     throw new ComposeError('unsafe_header', name, 'its name has a character that is not allowed')
@@ -123,94 +98,47 @@ function mailbox(header: string, { address, name }: Address): string {
   return `${isPlain(name) ? quoteString(name) : encoded(name)} <${address}>`
 }
 
-/** Text as a reader will see it, encoded (RFC 2047) when it cannot stand as it is. */
-function headerText(header: string, value: string): string {
-  if (value === '') return ''
-  checkLine(header, value)
-  return isPlain(value) ? value : encoded(value)
-}
-
-function checkLine(header: string, value: string): void {
-  const fault = lineFault(value)
-  if (fault !== undefined) throw new ComposeError('unsafe_header', header, fault)
-}
-
 /**
- * Whether a value comes back unchanged from folding and decoding: printable ASCII, single spaces between words (a run of
- * them could fold into a line of blanks), nothing a lenient reader takes for an encoded word, no endless word.
+ * The body: text beside HTML, around the HTML what it shows by `cid:`, and around all that the attachments. RFC 2046
+ * section 5.1.4: the richest form goes last.
  */
-function isPlain(value: string): boolean {
-  if (!/^[!-~]+(?: [!-~]+)*$/.test(value)) return false
-  if (value.includes('=?') && /=\?[^?]*\?[bq]\?[^?]*\?=/i.test(value)) return false
-  return value.length <= MAX_WORD_CHARS || value.split(' ').every((word) => word.length <= MAX_WORD_CHARS)
+function bodyOf(mail: OutgoingMail): readonly ContentPiece[] {
+  const { id, html, text, attachments = [] } = mail
+  const isInline = (each: OutgoingAttachment) => html !== undefined && each.contentId !== undefined
+  const inline = attachments.filter(isInline).map((each) => attachmentPart(each, true))
+  const files = attachments.filter((each) => !isInline(each)).map((each) => attachmentPart(each, false))
+  const plain = html === undefined || text !== undefined ? [[textPart('text/plain', text ?? '')]] : []
+  const rich = html === undefined ? [] : [related(id, [textPart('text/html', html)], inline)]
+  const body = oneOf('alternative', id, [...plain, ...rich])
+  return files.length === 0 ? body : multipart('mixed', id, [body, ...files])
 }
 
-function encoded(value: string): string {
-  return encodeWord(value, isMostlyNonAscii(value, Buffer.byteLength(value)) ? 'B' : 'Q', ENCODED_WORD_CHARS)
+type Part = readonly ContentPiece[]
+
+function related(id: string, html: Part, inline: readonly Part[]): Part {
+  return inline.length === 0 ? html : multipart('related', id, [html, ...inline], ' type="text/html";\r\n')
 }
 
-function bodyBlock({ id, html, text }: OutgoingMail): string {
-  // `=_` cannot occur in quoted-printable or base64, and a part sent as it is gets checked for the boundary.
-  const boundary = `=_sluice_${id}`
-  if (html === undefined) return closed(bodyPart('text/plain', text ?? '', boundary))
-  if (text === undefined) return closed(bodyPart('text/html', html, boundary))
-  // RFC 2046 section 5.1.4: the richest form goes last.
-  return (
-    `Content-Type: multipart/alternative;\r\n boundary="${boundary}"\r\n\r\n` +
-    `--${boundary}\r\n${bodyPart('text/plain', text, boundary)}\r\n` +
-    `--${boundary}\r\n${bodyPart('text/html', html, boundary)}\r\n--${boundary}--\r\n`
-  )
+function oneOf(kind: 'alternative', id: string, parts: readonly Part[]): Part {
+  const [only = [], ...others] = parts
+  return others.length === 0 ? only : multipart(kind, id, parts)
 }
 
-function closed(part: string): string {
-  return part.endsWith('\r\n') ? part : `${part}\r\n`
+function multipart(
+  kind: 'alternative' | 'mixed' | 'related',
+  id: string,
+  parts: readonly Part[],
+  parameters = '',
+): Part {
+  const boundary = boundaryOf(kind, id)
+  return [
+    `Content-Type: multipart/${kind};\r\n${parameters} boundary="${boundary}"\r\n\r\n`,
+    ...parts.flatMap((part) => [`--${boundary}\r\n`, ...part, '\r\n']),
+    `--${boundary}--`,
+  ]
 }
 
-function bodyPart(type: 'text/plain' | 'text/html', content: string, boundary: string): string {
-  const body = content.replace(/\r\n|\r|\n/g, '\r\n')
-  const [encoding, encodedBody] = encodeBody(body, boundary)
-  return `Content-Type: ${type}; charset=utf-8\r\nContent-Transfer-Encoding: ${encoding}\r\n\r\n${encodedBody}`
-}
-
-function encodeBody(
-  body: string,
-  boundary: string,
-): readonly ['7bit' | 'quoted-printable' | 'base64', string] {
-  const bytes = Buffer.byteLength(body)
-  if (bytes === body.length && isSevenBit(body) && !body.includes(boundary)) return ['7bit', body]
-  if (isMostlyNonAscii(body, bytes)) return ['base64', base64.wrap(base64.encode(body))]
-  return ['quoted-printable', qp.wrap(qp.encode(body))]
-}
-
-/**
- * Above about a quarter of the bytes outside ASCII, quoted-printable (three bytes for one) is half as long again as
- * base64 (four for three). Such a character brings at least half of its bytes more than `length` counts.
- */
-function isMostlyNonAscii(text: string, bytes: number): boolean {
-  return (bytes - text.length) * 8 > bytes
-}
-
-/** RFC 2045 section 2.7, for a body known to be ASCII with CRLF line ends. */
-function isSevenBit(body: string): boolean {
-  if (/[^\t\r\n -~]/.test(body)) return false
-  let start = 0
-  // By hand: a pattern for 999 characters without a line end would look at each of them 999 times.
-  while (start < body.length) {
-    const end = body.indexOf('\r\n', start)
-    if ((end < 0 ? body.length : end) - start > MAX_LINE_CHARS) return false
-    start = end < 0 ? body.length : end + 2
-  }
-  return true
-}
-
-/**
- * The message as it goes over the wire, dot-stuffed and ended (RFC 5321 section 4.5.2), in one piece so that it is one
- * write. Undefined for a message with a bare CR or LF, which servers may read as a line end, and so as the end of the
- * message and the start of a smuggled one.
- */
-export function wireForm(raw: Buffer): Buffer | undefined {
-  const text = raw.toString('latin1')
-  if (!text.endsWith('\r\n') || /\r(?!\n)|(?<!\r)\n/.test(text)) return undefined
-  const stuffed = text.replaceAll('\r\n.', '\r\n..')
-  return Buffer.from(`${stuffed.startsWith('.') ? '.' : ''}${stuffed}.\r\n`, 'latin1')
+function endsLine(part: Part): boolean {
+  const last = part.at(-1)
+  return typeof last === 'string' && last.endsWith('\r\n')
 }

@@ -7,10 +7,12 @@ import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import { dispatchQueue } from '../queue/queues.ts'
+import { type AttachmentStore, NOTHING_HELD } from './attachment-store.ts'
 import { type Health, isProviderFault } from './health.ts'
-import { envelopeOf, outgoingMail } from './outgoing.ts'
+import { bytesToLoad, contentsOf, envelopeOf, missingAttachment, outgoingMail } from './outgoing.ts'
 import * as pacing from './pacing.ts'
 import * as queries from './queries.ts'
+import { leftUnsent, requestsOf } from './requests.ts'
 import { servedQueues } from './serving.ts'
 import { type Attempt, settle, settleFault } from './settlement.ts'
 import type { Settler } from './settler.ts'
@@ -62,6 +64,8 @@ export type DispatchDeps = {
   readonly catalog: { readonly current: Catalog }
   readonly settler: Settler
   readonly health: Health
+  /** Shared by every dispatcher of the process. */
+  readonly attachments: AttachmentStore
   readonly worker: () => number
   readonly random: () => number
 }
@@ -276,21 +280,62 @@ export class Dispatcher {
     }
   }
 
+  /** Almost always one request; mail with attachments may need several, and then each goes when the one before is through. */
   async #send(stream: Stream, transport: Transport, claims: readonly Claim[]): Promise<void> {
-    const outgoing = claims.map(({ message }) => ({
-      mail: outgoingMail(message),
+    let fault: SendOutcome | undefined
+    for (const request of requestsOf(transport.batch, claims, ({ message }) => bytesToLoad(message))) {
+      if (fault === undefined) fault = await this.#sendRequest(stream, transport, request)
+      else for (const claim of request) this.#settle(stream, claim, leftUnsent(fault))
+    }
+  }
+
+  /** The provider's own fault, if that is how it ended: what waits behind it is better left. */
+  async #sendRequest(
+    stream: Stream,
+    transport: Transport,
+    claims: readonly Claim[],
+  ): Promise<SendOutcome | undefined> {
+    const wanted = claims.flatMap(({ message }) => contentsOf(message))
+    const owner = `${this.#provider}.${stream.name}`
+    const held =
+      wanted.length === 0
+        ? NOTHING_HELD
+        : await this.#deps.attachments.hold(owner, wanted, this.#abort.signal)
+    if ('kind' in held) {
+      for (const claim of claims) this.#settle(stream, claim, held)
+      return undefined
+    }
+    try {
+      return await this.#handOver(stream, transport, claims, held.contents)
+    } finally {
+      held.release()
+    }
+  }
+
+  async #handOver(
+    stream: Stream,
+    transport: Transport,
+    claims: readonly Claim[],
+    contents: ReadonlyMap<string, Buffer>,
+  ): Promise<SendOutcome | undefined> {
+    const whole = claims.filter((claim) => {
+      const missing = missingAttachment(claim.message, contents)
+      if (missing !== undefined) this.#settle(stream, claim, missing)
+      return missing === undefined
+    })
+    const outgoing = whole.map(({ message }) => ({
+      mail: outgoingMail(message, contents),
       envelope: envelopeOf(message),
     }))
     const outcomes = await this.#outcomesOf(transport, outgoing)
-    for (const [index, claim] of claims.entries()) {
-      this.#settle(stream, claim, outgoing[index]?.envelope.to ?? [], outcomes[index])
-    }
+    for (const [index, claim] of whole.entries()) this.#settle(stream, claim, outcomes[index])
     // One request, one result: what a batch says of its provider it says once.
-    const telling =
-      outcomes.find((outcome) => outcome !== undefined && isProviderFault(outcome)) ?? outcomes[0]
-    if (telling === undefined) return
-    if (isProviderFault(telling)) this.#waryUntil = Date.now() + WARY_MS
+    const fault = outcomes.find((outcome) => outcome !== undefined && isProviderFault(outcome))
+    const telling = fault ?? outcomes[0]
+    if (telling === undefined) return undefined
+    if (fault !== undefined) this.#waryUntil = Date.now() + WARY_MS
     await this.#deps.health.note(this.#provider, telling, this.#isSuspect())
+    return fault
   }
 
   /** Whatever goes wrong in a send is an outcome, so an error here is a bug, and seen as one: undefined. */
@@ -310,19 +355,14 @@ export class Dispatcher {
     }
   }
 
-  #settle(
-    stream: Stream,
-    claim: Claim,
-    recipients: readonly string[],
-    outcome: SendOutcome | undefined,
-  ): void {
+  #settle(stream: Stream, claim: Claim, outcome: SendOutcome | undefined): void {
     const { job, message, worker, queue } = claim
     const attempt: Attempt = {
       id: message.id,
       attempt: message.attempt,
       claimedAt: message.claimed_at,
       provider: this.#provider,
-      recipients,
+      recipients: envelopeOf(message).to,
       ageMs: Date.now() - (message.queued_at ?? message.accepted_at).getTime(),
     }
     const settlement =

@@ -1,7 +1,9 @@
-import type { Address } from '../message.ts'
+import type { Address, Attachment } from '../message.ts'
+import type { StoredContent } from './attachment-store.ts'
 import type { OutgoingMail } from './compose.ts'
+import type { OutgoingAttachment } from './mime/attachment-part.ts'
 import type { ClaimedMessage } from './queries.ts'
-import type { Envelope } from './transport.ts'
+import type { Envelope, SendOutcome } from './transport.ts'
 
 /** Processing queues nothing without a sender; composing refuses this one all the same. */
 const NOBODY: Address = { address: '' }
@@ -25,7 +27,7 @@ export function envelopeOf(claimed: ClaimedMessage): Envelope {
  * The mail itself. Its Message-ID is the same on every attempt, whatever process sends it, so that a
  * receiver can recognise a duplicate: it is made of the message's id and the sender's domain.
  */
-export function outgoingMail(claimed: ClaimedMessage): OutgoingMail {
+export function outgoingMail(claimed: ClaimedMessage, contents: ReadonlyMap<string, Buffer>): OutgoingMail {
   const { id, message, accepted_at: date } = claimed
   const from = senderOf(claimed)
   const leftOut = new Set(claimed.left_out ?? [])
@@ -33,6 +35,7 @@ export function outgoingMail(claimed: ClaimedMessage): OutgoingMail {
     list.filter(({ address }) => !leftOut.has(address.toLowerCase()))
   const html = claimed.html ?? message.html
   const text = claimed.text ?? message.text
+  const attachments = attachmentsOf(claimed)
   return {
     id,
     messageId: `<${id}@${from.address.split('@')[1]}>`,
@@ -44,6 +47,47 @@ export function outgoingMail(claimed: ClaimedMessage): OutgoingMail {
     subject: message.subject ?? claimed.subject ?? '',
     headers: message.headers,
     ...(html === undefined || html === null ? {} : { html }),
-    ...(text === undefined || text === null ? {} : { text }),
+    // An empty text beside HTML asks for a mail without a text part.
+    ...(text === undefined || text === null || (text === '' && html) ? {} : { text }),
+    ...(attachments.length === 0
+      ? {}
+      : { attachments: attachments.flatMap((each) => withContent(each, contents)) }),
   }
+}
+
+/** As the message names them, or as processing does when it had to fetch some. */
+function attachmentsOf({ attachments, message }: ClaimedMessage): readonly Attachment[] {
+  return attachments ?? message.attachments ?? []
+}
+
+/** What must be loaded to send it. */
+export function contentsOf(claimed: ClaimedMessage): readonly StoredContent[] {
+  return attachmentsOf(claimed).flatMap((each) =>
+    'sha256' in each ? [{ sha256: each.sha256, size: each.size }] : [],
+  )
+}
+
+/** Undefined for a message without attachments. */
+export function bytesToLoad(claimed: ClaimedMessage): number | undefined {
+  if (attachmentsOf(claimed).length === 0) return undefined
+  return contentsOf(claimed).reduce((sum, { size }) => sum + size, 0)
+}
+
+/** The outcome of a message that cannot be sent whole: no attempt would find what is gone. */
+export function missingAttachment(
+  claimed: ClaimedMessage,
+  contents: ReadonlyMap<string, Buffer>,
+): SendOutcome | undefined {
+  const missing = attachmentsOf(claimed).find((each) => !('sha256' in each && contents.has(each.sha256)))
+  if (missing === undefined) return undefined
+  const why = 'sha256' in missing ? `its content ${missing.sha256} is gone` : 'it was never fetched'
+  const reply = `The attachment ${JSON.stringify(missing.filename)} cannot be sent: ${why}. Send the message anew with it.`
+  return { kind: 'refused', code: 'attachment_missing', reply }
+}
+
+function withContent(attachment: Attachment, contents: ReadonlyMap<string, Buffer>): OutgoingAttachment[] {
+  const content = 'sha256' in attachment ? contents.get(attachment.sha256) : undefined
+  if (content === undefined) return []
+  const { filename, content_type: contentType, content_id: contentId } = attachment
+  return [{ filename, contentType, content, ...(contentId === undefined ? {} : { contentId }) }]
 }

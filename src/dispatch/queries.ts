@@ -1,9 +1,11 @@
 import { sql } from 'kysely'
+import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
-import type { Address, Message } from '../message.ts'
+import type { Address, Attachment, Message } from '../message.ts'
 import { providerRefOf } from '../provider-message-id.ts'
 import type { EventType, MessageState } from '../states.ts'
+import type { ContentSlice } from './attachment-store.ts'
 
 /** A message claimed for one attempt, with all that is needed to send it. */
 export type ClaimedMessage = {
@@ -24,6 +26,8 @@ export type ClaimedMessage = {
   /** The template's, when the message names none. */
   readonly sender: Address | null
   readonly reply_to: readonly Address[] | null
+  /** Instead of the message's own, when some had to be fetched. */
+  readonly attachments: readonly Attachment[] | null
   /** Recipients an earlier attempt already settled, one way or the other. */
   readonly settled: readonly string[] | null
 }
@@ -51,6 +55,7 @@ export async function claimMessages(
     select
       m.id, m.attempts as attempt, m.queued_at, m.accepted_at, m.claimed_at::text as claimed_at,
       m.priority, c.message, p.subject, p.html, p.text, p.left_out, p.sender, p.reply_to,
+      p.attachments,
       case when m.is_partly_settled then (
         select array_agg(e.recipient)
         from mail.event e
@@ -134,6 +139,24 @@ export async function noteSuppressed(trx: Transaction, late: readonly LateSuppre
     insert into mail.event (message_id, type, detail)
     select id, status, json_build_object('by', 'suppression') from ended
   `.execute(trx)
+}
+
+/** Slices of attachments' contents, each at its place; undefined where there is no such content. */
+export async function readAttachments(
+  db: Database,
+  slices: readonly ContentSlice[],
+): Promise<readonly (Buffer | undefined)[]> {
+  const { rows } = await sql<{ place: number; bytes: Buffer }>`/* dispatch.read_attachments */
+    select wanted.place::integer as place, substring(a.content from wanted.start + 1 for wanted.length) as bytes
+    from unnest(
+      ${slices.map((each) => each.sha256)}::text[],
+      ${slices.map((each) => each.start)}::integer[],
+      ${slices.map((each) => each.length)}::integer[]
+    ) with ordinality as wanted (sha256, start, length, place)
+    join mail.attachment a on a.sha256 = decode(wanted.sha256, 'hex')
+  `.execute(db)
+  const found = new Map(rows.map(({ place, bytes }) => [place, bytes]))
+  return slices.map((_, index) => found.get(index + 1))
 }
 
 /**

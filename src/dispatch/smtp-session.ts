@@ -6,6 +6,8 @@ import { outcomeOf, parseReply, rateOf, refusedRecipient, type SmtpPhase } from 
 import type { Envelope, SendOutcome, UnreachableCode } from './transport.ts'
 
 const QUIT_MS = 2_000
+/** The slowest link on which 40 MB of attachments still go out: 1 Mbit/s. */
+const UPLOAD_BYTES_PER_MS = 125
 /** A server's whole reply; beyond that it is not SMTP. */
 const MAX_REPLY_BYTES = 64 * 1024
 
@@ -82,7 +84,7 @@ export class SmtpSession {
       handedOver = this.#handOver(payload)
     })
     const result = await this.#exchange<SMTPConnectionSendInfo>(
-      2 * this.#settings.target.timeouts.socketMs,
+      2 * this.#settings.target.timeouts.socketMs + Math.floor(payload.length / UPLOAD_BYTES_PER_MS),
       signal,
       (done) => this.#connection.send(client, source, done),
     )

@@ -1,5 +1,4 @@
 import { parseSmtpUrl } from '../smtp-url.ts'
-import { wireForm } from './compose.ts'
 import { composed } from './composed.ts'
 import { SmtpSession, type SmtpSettings, unreachable } from './smtp-session.ts'
 import { isSendable, type Outgoing, type SendOutcome, type Transport } from './transport.ts'
@@ -60,7 +59,7 @@ class SmtpPool implements Transport {
     if (!isSendable(envelope)) return { kind: 'refused', code: 'invalid_envelope' }
     const composition = composed(mail)
     if (!composition.ok) return composition.outcome
-    const payload = wireForm(composition.raw)
+    const payload = composition.content.toWire()
     if (payload === undefined) return { kind: 'refused', code: 'malformed_message' }
     for (;;) {
       const turn = await this.#turn(signal)

@@ -12,6 +12,7 @@ export type Outgoing = { readonly mail: OutgoingMail; readonly envelope: Envelop
 
 /** Refused for good: the same message to the same recipients would be refused again. */
 export const REFUSED_CODES = [
+  'attachment_missing',
   'bad_recipient',
   'content_refused',
   'invalid_envelope',
@@ -40,6 +41,7 @@ export const DEFERRED_CODES = [
 export const UNREACHABLE_CODES = [
   'aborted',
   'account_paused',
+  'attachments_not_loaded',
   'auth_failed',
   'auth_needs_tls',
   'auth_unavailable',
@@ -156,6 +158,8 @@ export type Transport = {
   readonly batch?: {
     /** The most messages worth handing over together. */
     readonly size: number
+    /** Mail with attachments can stand in a batch. It may be given to `send` all the same, and then costs a request. */
+    readonly takesAttachments: boolean
     /** As `send`: one outcome each, in the same order. */
     send(outgoing: readonly Outgoing[], signal?: AbortSignal): Promise<readonly SendOutcome[]>
   }

@@ -35,7 +35,10 @@ export async function prepareBatch(
     findTemplates(deps.db, batch),
     queries.findSuppressed(deps.db, stream.name, [...new Set(batch.flatMap(recipientsOf))]),
   ])
-  const { rendered, deferred } = await render(deps.renderer, batch, templates)
+  const [{ rendered, deferred }, texts] = await Promise.all([
+    render(deps.renderer, batch, templates),
+    deriveTexts(deps.renderer, batch),
+  ])
   const provider = stream.route.find((name) => providers.has(name))
   const later = new Set(deferred)
   const rows = batch
@@ -46,6 +49,7 @@ export async function prepareBatch(
         accepted: each,
         template,
         rendered: rendered.get(each.id),
+        text: texts.get(each.id),
         suppressed,
         provider,
         stream,
@@ -58,6 +62,8 @@ type Known = {
   readonly accepted: queries.AcceptedMessage
   readonly template: UsableTemplate | undefined
   readonly rendered: RenderResult | undefined
+  /** Made of the HTML the message brings. */
+  readonly text: string | undefined
   readonly suppressed: ReadonlySet<string>
   readonly provider: string | undefined
   readonly stream: Stream
@@ -104,7 +110,8 @@ function decide(known: Known): queries.ProcessedRow {
       `Stream ${known.stream.name} routes to ${known.stream.route.join(', ')}, and no such provider exists.`,
     )
   }
-  const parts = rendered?.ok === true ? rendered.rendered : {}
+  const derived = known.text === undefined ? {} : { text: known.text }
+  const parts = rendered?.ok === true ? rendered.rendered : derived
   const origin = template === undefined ? {} : originOf(message, template)
   return { ...base, status: 'queued', provider, prepared: preparedOf({ ...parts, ...origin }, leftOut) }
 }
@@ -182,9 +189,22 @@ async function render(
     const template = message.template && templates(message.template)
     if (message.template === undefined || template === undefined) continue
     const source = sourceOf(template, message.subject === undefined)
-    requests.push({ id, template: source, variables: message.template.variables })
+    requests.push({ id, template: source, variables: message.template.variables, derivesText: true })
   }
   if (requests.length === 0) return { rendered: new Map(), deferred: [] }
   const { results, deferred } = await renderer.render(requests)
   return { rendered: new Map(results.map((result) => [result.id, result])), deferred: [...deferred] }
+}
+
+/** Texts for messages that bring HTML and say nothing of a text; an empty one says that there shall be none. */
+async function deriveTexts(
+  renderer: RenderPool,
+  batch: readonly queries.AcceptedMessage[],
+): Promise<ReadonlyMap<string, string | undefined>> {
+  const wanted = batch.flatMap(({ id, message: { html, text } }) =>
+    html !== undefined && text === undefined ? [{ id, html }] : [],
+  )
+  if (wanted.length === 0) return new Map()
+  const texts = await renderer.deriveTexts(wanted.map(({ html }) => html))
+  return new Map(wanted.map(({ id }, index) => [id, texts[index]]))
 }

@@ -2,7 +2,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import PostalMime from 'postal-mime'
-import { ComposeError, composeMail, type OutgoingMail, wireForm } from '../../src/dispatch/compose.ts'
+import { composeMail, type OutgoingMail } from '../../src/dispatch/compose.ts'
+import { ComposeError } from '../../src/dispatch/mime/compose-error.ts'
+import { MailContent } from '../../src/dispatch/mime/mail-content.ts'
 import { lineFault } from '../../src/message-text.ts'
 
 const BASE: OutgoingMail = {
@@ -18,11 +20,13 @@ const BASE: OutgoingMail = {
 }
 
 function compose(fields: Partial<OutgoingMail>): string {
-  return composeMail({ ...BASE, ...fields }).toString('latin1')
+  return composeMail({ ...BASE, ...fields })
+    .toBuffer()
+    .toString('latin1')
 }
 
 function parse(fields: Partial<OutgoingMail>) {
-  return PostalMime.parse(composeMail({ ...BASE, ...fields }))
+  return PostalMime.parse(composeMail({ ...BASE, ...fields }).toBuffer())
 }
 
 /** Header names in order, folded lines joined to theirs; the parts' own headers are not among them. */
@@ -258,11 +262,14 @@ test('any line of text that is not refused is read back the same', async () => {
 })
 
 test('on the wire a dot at a line start is doubled and a lone dot ends the message', () => {
-  assert.equal(wireForm(Buffer.from('.a\r\nb.\r\n..\r\n'))?.toString(), '..a\r\nb.\r\n...\r\n.\r\n')
+  assert.equal(
+    new MailContent(['.a\r', '\nb.\r\n', '..\r\n']).toWire()?.toString(),
+    '..a\r\nb.\r\n...\r\n.\r\n',
+  )
 })
 
 test('a message that could be read as two is not put on the wire', () => {
   for (const raw of ['a\n.\r\nMAIL', 'a\r.\r\nb\r\n', 'a\r\n.\nb\r\n', 'no line end', '', 'a\r']) {
-    assert.equal(wireForm(Buffer.from(raw)), undefined, JSON.stringify(raw))
+    assert.equal(new MailContent([raw]).toWire(), undefined, JSON.stringify(raw))
   }
 })

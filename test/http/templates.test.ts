@@ -381,7 +381,7 @@ describe('a preview', () => {
       missing: ['order.id'],
     })
     const older = await preview('shown', { version: 1, variables: { name: 'x', order: { id: 1 } } })
-    assert.deepEqual([older.html, older.text, older.missing], ['<p>1</p>', null, []])
+    assert.deepEqual([older.html, older.text, older.missing], ['<p>1</p>', '1', []])
     const after = await database.query('select from mail.message union all select from mail.outbox')
     assert.equal(after.length, before.length)
   })

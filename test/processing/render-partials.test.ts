@@ -240,5 +240,5 @@ test('a preview lists what is missing, and its source is not kept', async () => 
   const source = { key: 'preview', subject: null, html: '{{ a }}', text: null, onMissing: 'list' } as const
   assert.deepEqual(await pool.preview(source, {}), { ok: true, rendered: { html: '' }, missing: ['a'] })
   const other = await pool.preview({ ...source, html: '{{ b }}!' }, { b: 1 })
-  assert.deepEqual(other, { ok: true, rendered: { html: '1!' }, missing: [] })
+  assert.deepEqual(other, { ok: true, rendered: { html: '1!', text: '1!' }, missing: [] })
 })

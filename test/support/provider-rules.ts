@@ -173,6 +173,26 @@ function sendgrid(received: Received): Answer {
   if (types.length === 0 || isEmpty || (types.length > 1 && types[0] !== 'text/plain')) {
     return fault(400, 'content', 'text/plain must come first, and every part must have a value')
   }
+  for (const [index, { content, type, filename, disposition, content_id: id }] of (
+    json.attachments ?? []
+  ).entries()) {
+    const names = [type, filename, id ?? '']
+    if (
+      !isBase64(content) ||
+      !filename ||
+      names.some((name) => typeof name !== 'string' || /[;\r\n]/.test(name))
+    ) {
+      return fault(
+        400,
+        `attachments.${index}`,
+        'An attachment needs base64 content, and no semicolon in its names.',
+      )
+    }
+    if (disposition === 'inline' && !id) {
+      return fault(400, `attachments.${index}.content_id`, 'content_id is required for inline attachments')
+    }
+  }
+  if (received.body.length > 30_000_000) return { status: 413, body: '' }
   for (const name of Object.keys(json.headers ?? {})) {
     if (SENDGRID_RESERVED.test(name)) return fault(400, `headers.${name}`, 'The header is reserved.')
   }
@@ -191,6 +211,7 @@ async function mailgun({ path, headers, body }: Received): Promise<Answer> {
   if (path !== `POST /v3/${STAND_IN_DOMAIN}/messages.mime`) {
     return { status: 404, body: { message: 'Domain not found: nowhere.test' } }
   }
+  if (body.length > 26_000_000) return { status: 413, body: { message: 'Request Entity Too Large' } }
   const form = await formOf({ path, headers, body })
   const to = form.getAll('to')
   const message = form.get('message')
@@ -261,6 +282,15 @@ function postmarkResult(message: AnyJson): { ErrorCode: number; Message: string;
   if (message.MessageStream === 'nowhere') {
     return { ErrorCode: 1235, Message: "The stream provided: 'nowhere' does not exist on this server." }
   }
+  const attachments: AnyJson[] = message.Attachments ?? []
+  for (const { Name, Content, ContentType, ContentID } of attachments) {
+    if (!Name || !ContentType || !isBase64(Content) || !/^cid:[^\s<>]+$/.test(ContentID ?? 'cid:x')) {
+      return { ErrorCode: 300, Message: `Invalid attachment '${Name}'.` }
+    }
+  }
+  if (attachments.reduce((sum, { Content }) => sum + Content.length, 0) > 10_000_000) {
+    return { ErrorCode: 300, Message: 'The message exceeds 10 MB.' }
+  }
   const inactive = addresses.filter((address) => address.startsWith('inactive'))
   if (inactive.length > 0 && inactive.length === addresses.length) {
     return {
@@ -301,6 +331,9 @@ function resend(received: Received): Answer {
   if (path !== 'POST /emails/batch') return fault(404, 'not_found', 'The requested endpoint does not exist.')
   if (!Array.isArray(json) || json.length > 100)
     return fault(422, 'validation_error', 'The batch is too large.')
+  if (json.some(({ attachments }) => attachments !== undefined)) {
+    return fault(422, 'validation_error', 'The `attachments` field is not supported in batch emails.')
+  }
   const problems = json.map(resendProblem)
   const first = problems.find((problem) => problem !== undefined)
   if (first !== undefined && headers['x-batch-validation'] !== 'permissive') return fault(...first)
@@ -321,6 +354,9 @@ function resendProblem(email: AnyJson): [number, string, string] | undefined {
   if (email.html === undefined && email.text === undefined) {
     return [422, 'missing_required_field', 'Missing `html` or `text` field.']
   }
+  for (const { filename, content } of email.attachments ?? []) {
+    if (!filename || !isBase64(content)) return [422, 'invalid_attachment', 'Attachment must have content.']
+  }
   if (!/@shop\.test>?$/.test(email.from)) {
     return [
       403,
@@ -329,6 +365,10 @@ function resendProblem(email: AnyJson): [number, string, string] | undefined {
     ]
   }
   return undefined
+}
+
+function isBase64(content: unknown): content is string {
+  return typeof content === 'string' && /^[\w+/]*={0,2}$/.test(content) && content.length % 4 === 0
 }
 
 export function jsonOf({ body }: Received): AnyJson {

@@ -1,3 +1,5 @@
+import type { OutgoingAttachment } from '../mime/attachment-part.ts'
+import { base64Length } from '../mime/base64-lines.ts'
 import type { Outgoing, SendOutcome } from '../transport.ts'
 import {
   type ApiDeps,
@@ -29,8 +31,9 @@ export async function sendBatch(
   const places: Place[] = []
   for (const [index, each] of outgoing.entries()) {
     const pieces = piecesOf(deps.api, each)
+    const fits = deps.batch.takesAttachments || each.mail.attachments === undefined
     if ('kind' in pieces) outcomes.set(index, pieces)
-    else if (pieces.length === 1) places.push({ index, piece: pieces[0] })
+    else if (pieces.length === 1 && fits) places.push({ index, piece: pieces[0] })
     else outcomes.set(index, await sendOne(deps, each, signal))
   }
   for (const chunk of chunksOf(deps.batch, places)) {
@@ -64,7 +67,12 @@ function chunksOf({ size, maxBytes }: BatchApi, places: readonly Place[]): Place
 
 function sizeInJson({ mail }: Piece): number {
   const parts = [mail.html, mail.text, mail.subject, ...Object.entries(mail.headers).flat()]
-  return FRAME_BYTES + Buffer.byteLength(JSON.stringify(parts))
+  const attachments = (mail.attachments ?? []).reduce((sum, each) => sum + sizeOfAttachment(each), 0)
+  return FRAME_BYTES + Buffer.byteLength(JSON.stringify(parts)) + attachments
+}
+
+function sizeOfAttachment({ filename, content }: OutgoingAttachment): number {
+  return FRAME_BYTES + Buffer.byteLength(JSON.stringify(filename)) + base64Length(content.length)
 }
 
 async function sendChunk(

@@ -11,7 +11,7 @@ import { UNKNOWN_CODES, type UnknownCode, type UnreachableCode } from '../transp
  * If the process dies, the same line decides: a request without its last byte is discarded by the provider.
  */
 
-/** Upper limits. Once it has its turn, a request ends within `totalMs`: a lease must outlast that. */
+/** Upper limits. Once it has its turn, a request ends within `totalMs`, and a large one within its time to upload more. */
 export type HttpTimeouts = {
   /** From the DNS lookup to the end of the TLS handshake. */
   readonly connectMs: number
@@ -55,6 +55,8 @@ const IDLE_MS = 4_000
 /** For one message; a batch is answered message by message, so it may be as long again as what was sent. */
 const MAX_ANSWER_BYTES = 64 * 1024
 const MAX_HEADER_BYTES = 16 * 1024
+/** The slowest link on which 40 MB of attachments still go out: 1 Mbit/s. */
+const UPLOAD_BYTES_PER_MS = 125
 
 export class HttpClient {
   readonly #options: HttpClientOptions
@@ -162,7 +164,9 @@ class Exchange {
 
   #begin(socket: Socket): void {
     this.#phase = 'connecting'
-    this.#totalTimer = this.#limit(this.#timeouts.totalMs)
+    this.#totalTimer = this.#limit(
+      this.#timeouts.totalMs + Math.floor(this.#body.length / UPLOAD_BYTES_PER_MS),
+    )
     if (!socket.connecting) {
       this.#write()
       return

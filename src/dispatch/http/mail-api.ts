@@ -2,6 +2,7 @@ import { hash } from 'node:crypto'
 import type { z } from 'zod'
 import type { OutgoingMail } from '../compose.ts'
 import { composed } from '../composed.ts'
+import type { MailContent } from '../mime/mail-content.ts'
 import {
   isSendable,
   type Outgoing,
@@ -11,6 +12,7 @@ import {
 } from '../transport.ts'
 import { sendBatch } from './batch.ts'
 import type { HttpAnswer, HttpClient, HttpRequest } from './client.ts'
+import { encodeJson } from './json-body.ts'
 import { readRate } from './rate.ts'
 import { type Addressing, addressesOf, addressingOf, withVisibleRecipient } from './recipients.ts'
 import { type ApiFault, type ApiRule, classifyFault, outcomeOfFault } from './verdict.ts'
@@ -19,7 +21,7 @@ import { type ApiFault, type ApiRule, classifyFault, outcomeOfFault } from './ve
 export type Piece = {
   readonly mail: OutgoingMail
   /** The whole RFC 5322 message. Also composed for APIs that take it in parts: it proves that nothing in it is unsafe. */
-  readonly raw: Buffer
+  readonly content: MailContent
   readonly addressing: Addressing
   /** The same on every attempt, and no two pieces have the same. */
   readonly key: string
@@ -27,7 +29,7 @@ export type Piece = {
 
 /** What is particular to one provider. Pure, but for a signature that may take its time. */
 export type MailApi = {
-  /** The provider's limit for one message. */
+  /** The provider's limit for one message, its attachments encoded. */
   readonly maxBytes: number
   /** Never to appear in an outcome. */
   readonly secrets: readonly string[]
@@ -44,6 +46,8 @@ export type Accepted = Extract<SendOutcome, { kind: 'accepted' }>
 
 export type BatchApi = {
   readonly size: number
+  /** Otherwise a mail that has some goes in a request of its own. */
+  readonly takesAttachments: boolean
   /** The provider's limit for the body of a request. */
   readonly maxBytes: number
   toRequest(pieces: readonly Piece[]): HttpRequest
@@ -84,7 +88,7 @@ export function jsonRequest(
   json: unknown,
 ): HttpRequest {
   const types = { accept: 'application/json', 'content-type': 'application/json' }
-  return { path, headers: { ...headers, ...types }, body: Buffer.from(JSON.stringify(json)) }
+  return { path, headers: { ...headers, ...types }, body: encodeJson(json) }
 }
 
 /** Sends over a provider's API. Never sends anything twice by itself. */
@@ -98,6 +102,7 @@ export function createApiTransport(api: MailApi, client: HttpClient): Transport 
       : {
           batch: {
             size: batch.size,
+            takesAttachments: batch.takesAttachments,
             send: (outgoing, signal) => sendBatch({ ...deps, batch }, outgoing, signal),
           },
         }),
@@ -112,15 +117,15 @@ export function piecesOf(api: MailApi, outgoing: Outgoing): readonly [Piece, ...
   if (!isSendable(outgoing.envelope)) return { kind: 'refused', code: 'invalid_envelope' }
   const composition = composed(outgoing.mail)
   if (!composition.ok) return composition.outcome
-  const { raw } = composition
-  if (raw.length > api.maxBytes) {
-    const reply = `The message has ${raw.length} bytes; this provider takes at most ${api.maxBytes}.`
+  const { content } = composition
+  if (content.size > api.maxBytes) {
+    const reply = `The message has ${content.size} bytes with its attachments encoded; this provider takes at most ${api.maxBytes}.`
     return { kind: 'refused', code: 'message_too_large', reply }
   }
   const { mail } = outgoing
   const addressing = addressingOf(outgoing)
   const [first, ...others] = api.writesHeaders ? withVisibleRecipient(addressing) : [addressing]
-  const piece = (each: Addressing, key: string): Piece => ({ mail, raw, addressing: each, key })
+  const piece = (each: Addressing, key: string): Piece => ({ mail, content, addressing: each, key })
   if (others.length === 0) return [piece(first, mail.id)]
   const keyed = (each: Addressing) => piece(each, `${mail.id}/${hash('sha256', addressesOf(each).join())}`)
   return [keyed(first), ...others.map(keyed)]

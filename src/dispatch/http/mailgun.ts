@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import type { MailContent } from '../mime/mail-content.ts'
 import type { HttpAnswer, HttpRequest } from './client.ts'
 import { type Accepted, type MailApi, type Piece, readJson } from './mail-api.ts'
 import { addressesOf } from './recipients.ts'
@@ -48,7 +49,7 @@ export function mailgunApi({ apiKey, domain }: MailgunSettings): MailApi {
 }
 
 /** RFC 7578. `to` is the envelope: Bcc recipients stand there too, and only there. */
-function form(path: string, authorization: string, { mail, raw, addressing }: Piece): HttpRequest {
+function form(path: string, authorization: string, { mail, content, addressing }: Piece): HttpRequest {
   // A message cannot contain a line with its own id in this form: the id is only in headers and the MIME boundary.
   const boundary = `sluice-form-${mail.id}`
   const field = (name: string, value: string) =>
@@ -67,8 +68,17 @@ function form(path: string, authorization: string, { mail, raw, addressing }: Pi
       accept: 'application/json',
       'content-type': `multipart/form-data; boundary=${boundary}`,
     },
-    body: Buffer.concat([Buffer.from(fields.join('')), raw, Buffer.from(`\r\n--${boundary}--\r\n`)]),
+    body: between(fields.join(''), content, `\r\n--${boundary}--\r\n`),
   }
+}
+
+/** In one buffer, into which the message is written only once: it may be 25 MB. */
+function between(before: string, content: MailContent, after: string): Buffer {
+  const start = Buffer.byteLength(before)
+  const body = Buffer.allocUnsafe(start + content.size + Buffer.byteLength(after))
+  body.write(before)
+  body.write(after, content.writeTo(body, start))
+  return body
 }
 
 function readAnswer({ status, body }: HttpAnswer): Accepted | ApiFault {

@@ -1,5 +1,7 @@
 import { z } from 'zod'
+import type { OutgoingAttachment } from '../mime/attachment-part.ts'
 import type { HttpAnswer } from './client.ts'
+import { Base64Bytes } from './json-body.ts'
 import {
   type Accepted,
   type BatchAnswer,
@@ -15,7 +17,7 @@ import { type ApiFault, type ApiRule, safeText } from './verdict.ts'
 
 export type PostmarkSettings = { readonly serverToken: string; readonly messageStream?: string }
 
-/** "Send a single email": 10 MB; "Send batch emails": 500 messages and 50 MB, 200 with an answer for each. */
+/** "Send a single email": 10 MB, attachments in base64; "Send batch emails": 500 messages and 50 MB, 200 with an answer for each. */
 const MAX_BYTES = 10_000_000
 const MAX_BATCH = 500
 const MAX_BATCH_BYTES = 50_000_000
@@ -65,6 +67,7 @@ export function postmarkApi({ serverToken, messageStream }: PostmarkSettings): M
     readAnswer: ({ status, body }, piece) => readResult(status, readJson(Result, body), piece),
     batch: {
       size: MAX_BATCH,
+      takesAttachments: true,
       maxBytes: MAX_BATCH_BYTES,
       toRequest: (pieces) => jsonRequest('/email/batch', headers, pieces.map(toMessage)),
       readAnswer: readBatch,
@@ -96,6 +99,17 @@ function message({ mail, addressing }: Piece, stream: string | undefined) {
     // Comes back with every webhook.
     Metadata: { sluice_id: mail.id },
     ...(stream === undefined ? {} : { MessageStream: stream }),
+    ...(mail.attachments === undefined ? {} : { Attachments: mail.attachments.map(attachment) }),
+  }
+}
+
+/** "Attachments" and "Inline images" of …/user-guide/send-email-with-api. */
+function attachment({ filename, contentType, contentId, content }: OutgoingAttachment) {
+  return {
+    Name: filename,
+    Content: new Base64Bytes(content),
+    ContentType: contentType,
+    ...(contentId === undefined ? {} : { ContentID: `cid:${contentId}` }),
   }
 }
 

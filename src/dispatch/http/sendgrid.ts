@@ -1,6 +1,8 @@
 import { z } from 'zod'
 import type { Address } from '../../message.ts'
+import type { OutgoingAttachment } from '../mime/attachment-part.ts'
 import type { HttpAnswer } from './client.ts'
+import { Base64Bytes } from './json-body.ts'
 import { type Accepted, jsonRequest, type MailApi, type Piece, readJson } from './mail-api.ts'
 import { type ApiFault, type ApiRule, safeText } from './verdict.ts'
 
@@ -8,8 +10,8 @@ import { type ApiFault, type ApiRule, safeText } from './verdict.ts'
 
 export type SendGridSettings = { readonly apiKey: string }
 
-/** "Limitations" of that page: 30 MB in all, less room for the JSON around it. */
-const MAX_BYTES = 28_000_000
+/** "Limitations" of that page: 30 MB in all, attachments included; some room is left for the JSON around them. */
+const MAX_BYTES = 29_500_000
 
 /**
  * …/how-to-use-the-sendgrid-v3-api/errors and …/mail-send/errors. SendGrid has no error names: the field at fault is
@@ -78,6 +80,24 @@ function content({ mail, addressing }: Piece) {
     subject: mail.subject,
     content: parts.length === 0 ? [{ type: 'text/plain', value: ' ' }] : parts,
     headers: { ...mail.headers, 'Message-ID': mail.messageId, 'X-Sluice-Id': mail.id },
+    ...(mail.attachments === undefined
+      ? {}
+      : { attachments: mail.attachments.map((each) => attachment(each, mail.html !== undefined)) }),
+  }
+}
+
+/** "attachments": type, filename and content_id may hold neither a semicolon nor a line break. */
+function attachment(
+  { filename, contentType, contentId, content: bytes }: OutgoingAttachment,
+  hasHtml: boolean,
+) {
+  const isInline = hasHtml && contentId !== undefined
+  return {
+    content: new Base64Bytes(bytes),
+    type: contentType.split(';')[0]?.trim(),
+    filename: filename.replaceAll(';', '_'),
+    disposition: isInline ? 'inline' : 'attachment',
+    ...(isInline ? { content_id: contentId } : {}),
   }
 }
 

@@ -1,6 +1,7 @@
 import { AwsV4Signer } from 'aws4fetch'
 import { z } from 'zod'
 import type { HttpAnswer, HttpRequest } from './client.ts'
+import { Base64Bytes } from './json-body.ts'
 import { type Accepted, jsonRequest, type MailApi, type Piece, readJson } from './mail-api.ts'
 import { type ApiFault, type ApiRule, safeText } from './verdict.ts'
 
@@ -15,7 +16,7 @@ export type SesSettings = {
   readonly configurationSet?: string
 }
 
-/** docs.aws.amazon.com/ses/latest/dg/quotas.html: 40 MB a message for API v2, after its base64. */
+/** docs.aws.amazon.com/ses/latest/dg/quotas.html: 40 MB a message for API v2, its attachments in base64. */
 const MAX_BYTES = 40_000_000
 const PATH = '/v2/email/outbound-emails'
 
@@ -78,7 +79,7 @@ const Refused = z.object({
 export function sesApi(settings: SesSettings): MailApi {
   const { secretAccessKey, sessionToken } = settings
   return {
-    maxBytes: Math.floor(MAX_BYTES * 0.74),
+    maxBytes: MAX_BYTES,
     secrets: sessionToken === undefined ? [secretAccessKey] : [secretAccessKey, sessionToken],
     writesHeaders: false,
     rules: RULES,
@@ -106,10 +107,10 @@ async function signed(settings: SesSettings, piece: Piece): Promise<HttpRequest>
 }
 
 /** Who gets a raw message is said by `Destination`; its own headers only show it. */
-function content({ configurationSet }: SesSettings, { raw, addressing }: Piece) {
+function content({ configurationSet }: SesSettings, { content: mail, addressing }: Piece) {
   const addresses = (list: Piece['addressing']['to']) => list.map(({ address }) => address)
   return {
-    Content: { Raw: { Data: raw.toString('base64') } },
+    Content: { Raw: { Data: new Base64Bytes(mail.toBuffer()) } },
     Destination: {
       ToAddresses: addresses(addressing.to),
       CcAddresses: addresses(addressing.cc),

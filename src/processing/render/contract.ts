@@ -23,6 +23,8 @@ export type RenderRequest = {
   readonly id: string
   readonly template: TemplateSource
   readonly variables: Readonly<Record<string, unknown>>
+  /** Adds a text made of the rendered HTML, where the template has none and one can be made. */
+  readonly derivesText?: boolean
 }
 
 export const RENDER_FAILURES = [

@@ -49,6 +49,14 @@ export class PostSize {
   #markupChars = 0
   #variablesChars = 0
 
+  /** As `admit`, for HTML that text is made of: it comes with each message, and is not kept. */
+  admitHtml(html: string): boolean {
+    const isFirst = this.keys.size === 0 && this.#variablesChars === 0
+    if (this.#variablesChars + html.length > MAX_POST_CHARS && !isFirst) return false
+    this.#variablesChars += html.length
+    return true
+  }
+
   /** Whether the message still fits; if so it is counted. The first always fits. */
   admit({ source, size, variables }: Wanted & { readonly variables: string | null }): boolean {
     const isNew = !this.keys.has(source.key)
@@ -57,7 +65,7 @@ export class PostSize {
     const variablesChars = this.#variablesChars + (variables?.length ?? 0)
     const templates = this.keys.size + (isNew ? 1 : 0)
     const admitted = variablesChars <= MAX_POST_CHARS && fits(templates, chars, markupChars)
-    if (!admitted && this.keys.size > 0) return false
+    if (!admitted && (this.keys.size > 0 || this.#variablesChars > 0)) return false
     this.keys.add(source.key)
     this.#chars = chars
     this.#markupChars = markupChars

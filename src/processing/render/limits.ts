@@ -51,3 +51,6 @@ export const MAX_REASON_CHARS = 400
 
 /** A reason that is a list of names may be longer. */
 export const MAX_LIST_CHARS = 1_800
+
+/** A text part is only made of HTML up to this: five times what large mailbox providers show of a mail. */
+export const MAX_DERIVED_FROM_CHARS = 512 * 1024

@@ -2,21 +2,27 @@
  * One thread and the jobs that wait for it. Takes in jobs of messages, leaves behind one outcome for each.
  * If the thread is killed or dies on a message, that message fails, its template becomes suspect, and a new thread goes
  * on with those that have no outcome yet; some may be rendered twice, which changes nothing. If it dies outside any
- * message, the job is rejected: no message is to blame. If the process dies, nothing was promised yet.
+ * message, the job is rejected: no message is to blame. If it dies while it makes text of HTML, the message goes without. If the process dies, nothing was promised yet.
  */
 import { type RenderFailure, RenderPoolError, type TemplateSource } from './contract.ts'
 import { KnownSources, PostSize } from './known-sources.ts'
 import type { Suspects } from './suspects.ts'
 import type { TemplateSize } from './template-size.ts'
-import type { Outcome, ThreadReport } from './thread-messages.ts'
+import type { Outcome, ThreadMessage, ThreadReport } from './thread-messages.ts'
 import { type ThreadEnd, type ThreadOptions, WatchedThread } from './watched-thread.ts'
 
-export type LaneMessage = {
+export type TemplateMessage = {
   readonly source: TemplateSource
   readonly size: TemplateSize
   /** JSON; null asks only whether the template parses. */
   readonly variables: string | null
+  readonly derivesText?: boolean
 }
+
+/** HTML that a text is to be made of. `key` stands for it where it is remembered. */
+export type HtmlMessage = { readonly key: string; readonly html: string }
+
+export type LaneMessage = TemplateMessage | HtmlMessage
 
 type Job = {
   readonly messages: readonly LaneMessage[]
@@ -32,15 +38,18 @@ type Posted = { readonly job: Job; readonly places: readonly number[]; reported:
 export class RenderLane {
   readonly #options: ThreadOptions
   readonly #suspects: Suspects
+  /** Templates and HTML of which no text is made any more, as that once cost a thread its life. */
+  readonly #textless: Suspects
   readonly #jobs: Job[] = []
   readonly #ending = new Set<Promise<void>>()
   #thread: Thread | undefined
   #posted: Posted | undefined
 
   /** With `skipsSlow`, messages of suspect templates are skipped, so that they hold up nobody in this lane. */
-  constructor(options: ThreadOptions, suspects: Suspects) {
+  constructor(options: ThreadOptions, suspects: Suspects, textless: Suspects) {
     this.#options = options
     this.#suspects = suspects
+    this.#textless = textless
   }
 
   /** Resolves to one outcome a message, in order; rejects with a RenderPoolError. `first`: before all waiting jobs. */
@@ -91,9 +100,11 @@ export class RenderLane {
 
   #waiting({ messages, outcomes }: Job): number[] {
     const waiting: number[] = []
-    messages.forEach(({ source }, place) => {
+    messages.forEach((message, place) => {
       if (outcomes[place] !== undefined) return
-      if (this.#options.skipsSlow && this.#suspects.has(source.key)) outcomes[place] = { skipped: true }
+      const key = keyOf(message)
+      if ('html' in message && this.#textless.has(key)) outcomes[place] = { rendered: {} }
+      else if (this.#options.skipsSlow && this.#suspects.has(key)) outcomes[place] = { skipped: true }
       else waiting.push(place)
     })
     return waiting
@@ -105,13 +116,22 @@ export class RenderLane {
     const posted: LaneMessage[] = []
     for (const place of waiting) {
       const message = job.messages[place]
-      if (message === undefined || !size.admit(message)) break
+      if (message === undefined) break
+      if (!('html' in message ? size.admitHtml(message.html) : size.admit(message))) break
       posted.push(message)
     }
-    const learn = posted.map((message) => known.use(message)).filter((source) => source !== undefined)
-    const messages = posted.map(({ source, variables }) => ({ key: source.key, variables }))
+    const learn = posted
+      .map((message) => ('html' in message ? undefined : known.use(message)))
+      .filter((source) => source !== undefined)
+    const messages = posted.map((message) => this.#forThread(message))
     this.#posted = { job, places: waiting.slice(0, posted.length), reported: 0 }
     watched.post({ learn, forget: known.trim(size.keys), messages })
+  }
+
+  #forThread(message: LaneMessage): ThreadMessage {
+    if ('html' in message) return { html: message.html }
+    const { source, variables, derivesText = false } = message
+    return { key: source.key, variables, derivesText: derivesText && !this.#textless.has(source.key) }
   }
 
   #start(): Thread {
@@ -145,8 +165,12 @@ export class RenderLane {
       this.#next()
       return
     }
-    posted.job.outcomes[place] = { failure: this.#failureOf(end) }
-    if (culprit.variables !== null) this.#suspects.add(culprit.source.key)
+    if (end.whileDeriving) {
+      this.#textless.add(keyOf(culprit))
+    } else {
+      posted.job.outcomes[place] = { failure: this.#failureOf(end) }
+      if (!('variables' in culprit && culprit.variables === null)) this.#suspects.add(keyOf(culprit))
+    }
     this.#proceed(posted.job)
   }
 
@@ -175,6 +199,10 @@ export class RenderLane {
     this.#ending.add(ending)
     this.#thread = undefined
   }
+}
+
+function keyOf(message: LaneMessage): string {
+  return 'html' in message ? message.key : message.source.key
 }
 
 function threadFailed(cause: unknown): RenderPoolError {

@@ -7,6 +7,7 @@
  * for a while and renders in a lane with its like; so are sources checked that nobody has rendered yet. If a thread
  * dies, see `render-lane.ts`. If the process dies, nothing is lost: rendering has no effect but its result.
  */
+import { hash } from 'node:crypto'
 import {
   type CheckResult,
   type PreviewResult,
@@ -17,8 +18,8 @@ import {
   type RenderResult,
   type TemplateSource,
 } from './contract.ts'
-import { MAX_VARIABLES_CHARS, SOFT_STOP_MS, THREAD_HEAP_MB } from './limits.ts'
-import { type LaneMessage, RenderLane } from './render-lane.ts'
+import { MAX_DERIVED_FROM_CHARS, MAX_VARIABLES_CHARS, SOFT_STOP_MS, THREAD_HEAP_MB } from './limits.ts'
+import { RenderLane, type TemplateMessage } from './render-lane.ts'
 import { Suspects } from './suspects.ts'
 import { sizeOf, type TemplateSize, tooLarge } from './template-size.ts'
 import type { Outcome } from './thread-messages.ts'
@@ -41,6 +42,11 @@ export type RenderPool = {
    * that asking again for those alone always ends. Rejects only with a RenderPoolError.
    */
   render(requests: readonly RenderRequest[]): Promise<RenderBatch>
+  /**
+   * The text for each HTML, in their order; undefined where none can be made. All in one go, and never at the cost of a
+   * message. Rejects only with a RenderPoolError.
+   */
+  deriveTexts(htmls: readonly string[]): Promise<(string | undefined)[]>
   /** Parses without rendering. The source is not kept, so `key` may be anything. */
   check(source: TemplateSource): Promise<CheckResult>
   /** Renders once, beside sources that nobody has rendered yet. The source is not kept, so `key` may be anything. */
@@ -55,9 +61,10 @@ export function createRenderPool(options: RenderPoolOptions = {}): RenderPool {
   const { threadHeapMb: heapMb = THREAD_HEAP_MB, now = () => performance.now() } = options
   const thread = { hardStopMs, slowMs, heapMb, softStopMs: Math.min(SOFT_STOP_MS, hardStopMs) }
   const suspects = new Suspects(suspectForMs, now)
+  const textless = new Suspects(suspectForMs, now)
   const lanes = {
-    common: new RenderLane({ ...thread, skipsSlow: true }, suspects),
-    suspect: new RenderLane({ ...thread, skipsSlow: false }, suspects),
+    common: new RenderLane({ ...thread, skipsSlow: true }, suspects, textless),
+    suspect: new RenderLane({ ...thread, skipsSlow: false }, suspects, textless),
   }
   let stopped: RenderPoolError | undefined
   let checks = 0
@@ -66,6 +73,10 @@ export function createRenderPool(options: RenderPoolOptions = {}): RenderPool {
     async render(requests) {
       if (stopped !== undefined) throw stopped
       return await renderBatch(lanes, suspects, requests)
+    },
+    async deriveTexts(htmls) {
+      if (stopped !== undefined) throw stopped
+      return await deriveTexts(lanes.common, htmls)
     },
     async check(source) {
       if (stopped !== undefined) throw stopped
@@ -115,8 +126,8 @@ async function renderBatch(
 async function settle(
   lanes: Lanes,
   suspects: Suspects,
-  messages: readonly LaneMessage[],
-): Promise<Map<LaneMessage, Outcome | undefined>> {
+  messages: readonly TemplateMessage[],
+): Promise<Map<TemplateMessage, Outcome | undefined>> {
   const common = messages.filter(({ source }) => !suspects.has(source.key))
   const outcomes = common.length === 0 ? [] : await lanes.common.run(common)
   if (!outcomes.every((outcome) => 'skipped' in outcome)) {
@@ -130,17 +141,31 @@ async function settle(
   return new Map(await Promise.all(alone))
 }
 
+/** HTML that occurs several times is converted once; a large one not at all. */
+async function deriveTexts(lane: RenderLane, htmls: readonly string[]): Promise<(string | undefined)[]> {
+  const wanted = new Set(htmls.filter((html) => html.length <= MAX_DERIVED_FROM_CHARS))
+  if (wanted.size === 0) return htmls.map(() => undefined)
+  const messages = [...wanted].map((html) => ({ key: `html ${hash('sha256', html)}`, html }))
+  const outcomes = await lane.run(messages)
+  const texts = new Map<string, string | undefined>()
+  for (const [index, { html }] of messages.entries()) {
+    const outcome = outcomes[index]
+    if (outcome !== undefined && 'rendered' in outcome) texts.set(html, outcome.rendered.text)
+  }
+  return htmls.map((html) => texts.get(html))
+}
+
 function prepareAll(
   requests: readonly RenderRequest[],
-): (LaneMessage | { readonly failure: RenderFailure })[] {
+): (TemplateMessage | { readonly failure: RenderFailure })[] {
   const sizes = new Map<string, TemplateSize>()
-  return requests.map(({ template, variables }) => {
+  return requests.map(({ template, variables, derivesText = false }) => {
     const size = sizes.get(template.key) ?? sizeOf(template)
     sizes.set(template.key, size)
     const failure = tooLarge(template, size)
     if (failure !== undefined) return { failure }
     const json = toJson(variables)
-    return typeof json === 'string' ? { source: template, size, variables: json } : json
+    return typeof json === 'string' ? { source: template, size, variables: json, derivesText } : json
   })
 }
 
@@ -176,7 +201,7 @@ async function previewSource(
   template: TemplateSource,
   variables: Readonly<Record<string, unknown>>,
 ): Promise<PreviewResult> {
-  const [message] = prepareAll([{ id: template.key, template, variables }])
+  const [message] = prepareAll([{ id: template.key, template, variables, derivesText: true }])
   if (message === undefined) throw new Error('one request was prepared to none')
   const outcome = 'source' in message ? (await lane.run([message], 'first'))[0] : message
   if (outcome === undefined || 'skipped' in outcome) throw new Error('the lane of suspects skips nothing')

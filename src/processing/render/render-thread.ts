@@ -8,6 +8,7 @@ import { type CompiledTemplate, compile, renderMessage } from './compiled-templa
 import type { TemplateSource } from './contract.ts'
 import { createEngines } from './engine.ts'
 import { MAX_POST_CHARS } from './limits.ts'
+import { textFromHtml } from './text-from-html.ts'
 import {
   NO_MESSAGE,
   type Outcome,
@@ -61,7 +62,9 @@ function report(message: ThreadReport): void {
   lane.postMessage(message)
 }
 
-function settle({ key, variables }: ThreadMessage, slowKeys: Set<string>): Outcome {
+function settle(message: ThreadMessage, slowKeys: Set<string>): Outcome {
+  if ('html' in message) return { rendered: textOf(message.html) }
+  const { key, variables, derivesText } = message
   if (settings.skipsSlow && slowKeys.has(key)) return { skipped: true }
   const template = compiledOf(key)
   if (variables === null) return 'failure' in template ? template : { rendered: {} }
@@ -69,7 +72,21 @@ function settle({ key, variables }: ThreadMessage, slowKeys: Set<string>): Outco
   const outcome = renderMessage(template, variables, { startedAt, softStopMs: settings.softStopMs })
   // Compiling is not counted: it happens once, and a large template is not a slow one.
   if (performance.now() - startedAt > settings.slowMs) slowKeys.add(key)
-  return outcome
+  return derivesText ? withText(outcome) : outcome
+}
+
+/** Never a failure: if it costs the thread its life, the lane asks again without. */
+function withText(outcome: Outcome): Outcome {
+  if (!('rendered' in outcome) || outcome.rendered.html === undefined) return outcome
+  if (outcome.rendered.text !== undefined) return outcome
+  return { ...outcome, rendered: { ...outcome.rendered, ...textOf(outcome.rendered.html) } }
+}
+
+function textOf(html: string): { readonly text?: string } {
+  Atomics.store(position, 1, 1)
+  const text = textFromHtml(html)
+  Atomics.store(position, 1, 0)
+  return text === undefined ? {} : { text }
 }
 
 function compiledOf(key: string): CompiledTemplate {

@@ -8,8 +8,10 @@ export type ThreadPost = {
   readonly messages: readonly ThreadMessage[]
 }
 
-/** `variables` is JSON; null asks only whether the template parses. */
-export type ThreadMessage = { readonly key: string; readonly variables: string | null }
+/** `variables` is JSON; null asks only whether the template parses. Of HTML alone, the text is wanted. */
+export type ThreadMessage =
+  | { readonly key: string; readonly variables: string | null; readonly derivesText: boolean }
+  | { readonly html: string }
 
 /** `skipped`: not tried, because an earlier message of this post showed its template to be slow. */
 export type Outcome = RenderedMessage | { readonly failure: RenderFailure } | { readonly skipped: true }
@@ -22,7 +24,7 @@ export type ThreadReport = {
 }
 
 export type ThreadSettings = {
-  /** One Int32: the position in the post of the message being worked on, or NO_MESSAGE. */
+  /** Two Int32: the position in the post of the message being worked on, or NO_MESSAGE; 1 while text is made of its HTML. */
   readonly position: SharedArrayBuffer
   readonly softStopMs: number
   readonly slowMs: number

@@ -7,10 +7,14 @@ export type ThreadOptions = Omit<ThreadSettings, 'position'> & {
   readonly heapMb: number
 }
 
-/** How a thread ended. `position` is the message it was on, in the post it was given; NO_MESSAGE between messages. */
+/**
+ * How a thread ended. `position` is the message it was on, in the post it was given; NO_MESSAGE between messages.
+ * `whileDeriving`: the message was rendered, and only the text made of its HTML was missing.
+ */
 export type ThreadEnd = {
   readonly cause: 'stuck' | 'out_of_memory' | 'crashed'
   readonly position: number
+  readonly whileDeriving: boolean
   readonly error: Error
 }
 
@@ -31,7 +35,7 @@ const MAX_SILENCE_MS = 20_000
  */
 export class WatchedThread {
   readonly #worker: Worker
-  readonly #position = new Int32Array(new SharedArrayBuffer(4))
+  readonly #position = new Int32Array(new SharedArrayBuffer(8))
   readonly #options: ThreadOptions
   readonly #events: ThreadEvents
   #timer: NodeJS.Timeout | undefined
@@ -119,8 +123,9 @@ export class WatchedThread {
   #end(cause: ThreadEnd['cause'], error: Error): void {
     if (this.#over) return
     const position = Atomics.load(this.#position, 0)
+    const whileDeriving = Atomics.load(this.#position, 1) === 1
     // Not awaited: whether the old thread is gone yet makes no difference to the new one.
     void this.stop()
-    this.#events.ended({ cause, position, error })
+    this.#events.ended({ cause, position, whileDeriving, error })
   }
 }

@@ -7,6 +7,7 @@ import { postmarkApi } from '../../../src/dispatch/http/postmark.ts'
 import { resendApi } from '../../../src/dispatch/http/resend.ts'
 import { sendGridApi } from '../../../src/dispatch/http/sendgrid.ts'
 import { sesApi } from '../../../src/dispatch/http/ses.ts'
+import { MailContent } from '../../../src/dispatch/mime/mail-content.ts'
 import { MAIL } from './outgoing-mail.ts'
 
 const ses = {
@@ -25,7 +26,7 @@ const APIS: readonly (readonly [string, MailApi, number])[] = [
 ]
 const PIECE: Piece = {
   mail: MAIL,
-  raw: Buffer.alloc(0),
+  content: new MailContent([]),
   addressing: { to: MAIL.to, cc: MAIL.cc, bcc: [] },
   key: MAIL.id,
 }

@@ -117,7 +117,7 @@ function recipientsIn(provider: StandInProvider) {
 }
 
 test('SES and Mailgun get the message byte for byte', async (t) => {
-  const raw = composeMail(MAIL)
+  const raw = composeMail(MAIL).toBuffer()
   const ses = await startStandIn(t, 'ses')
   await openFor(t, 'ses', ses.url).send(outgoing())
   assert.ok(ses.requests[0] && Buffer.from(jsonOf(ses.requests[0]).Content.Raw.Data, 'base64').equals(raw))
