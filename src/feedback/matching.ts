@@ -65,13 +65,13 @@ function providerIds({ match }: FeedbackEvent): string[] {
 
 function wantedRefs(event: FeedbackEvent): queries.WantedReference[] {
   if (ownIds(event).length > 0) return []
-  return providerIds(event).map((id) => ({ provider: event.provider, id }))
+  return providerIds(event).map((id) => ({ provider: clean(event.provider), id }))
 }
 
 function referredIds(event: FeedbackEvent, refs: readonly queries.Reference[]): string[] {
   if (ownIds(event).length > 0) return []
   const wanted = providerIds(event)
   return refs
-    .filter(({ provider, id }) => provider === event.provider && wanted.includes(id))
+    .filter(({ provider, id }) => provider === clean(event.provider) && wanted.includes(id))
     .map(({ message_id: messageId }) => messageId)
 }
