@@ -127,6 +127,6 @@ select
   p.hard_age
 from line
 left join mail.intake_pressure p on line.stage = 'intake'
-order by array_position(array['intake', 'processing', 'dispatch'], line.stage), line.stream, line.provider;
+order by array_position(array['intake', 'scheduled', 'processing', 'dispatch'], line.stage), line.stream, line.provider;
 comment on view mail.queue is
   'Where mail waits: messages ready, deferred (scheduled for later among them) and in flight per stage, stream and provider, the oldest one''s age, and the rates of the last minute. Of the intake also the limits, and whether one is passed.';

@@ -82,6 +82,18 @@ describe('a batch', () => {
     await eventually('all mails', async () => arrived('Durable') === 100)
   })
 
+  test('may hold mail for later', async () => {
+    const { status, answer } = await batch([orderMail({ scheduled_at: 'in 1 hour' }), orderMail()])
+    assert.equal(status, 200, answer.message)
+    await eventually('it is scheduled', async () => {
+      const rows = await database.query(
+        "select from mail.message where id = $1 and status = 'scheduled' and scheduled_at > now() + interval '59 minutes'",
+        [answer.data[0]?.id],
+      )
+      return rows.length === 1
+    })
+  })
+
   test('with one bad entry sends nothing, and names the entry and its field', async () => {
     const body = [...mails('Strict', 3), orderMail({ to: ['ann@example.net', 'nobody'] })]
     const { status, answer } = await batch(body)
