@@ -133,13 +133,18 @@ create table mail.idempotency (
   key text not null,
   fingerprint bytea not null,
   message_ids uuid[] not null,
+  answer json,
   created_at timestamptz not null default now(),
   expires_at timestamptz not null,
   primary key (scope, key)
 );
 comment on table mail.idempotency is
-  'Keys already used, written in the mover''s transaction. Same key and fingerprint: the first answer again. Other fingerprint: refused.';
-comment on column mail.idempotency.fingerprint is 'mail.fingerprint of the message as it was given.';
+  'Keys already used, written with the messages they stand for: by the mover, or by the request that brought a batch. Same key and fingerprint: the first answer again. Other fingerprint: refused.';
+comment on column mail.idempotency.scope is 'Always send: a key means one thing over every door, single and batch alike.';
+comment on column mail.idempotency.fingerprint is
+  'mail.fingerprint of the message as it was given; of a batch, a hash of its kind and all that was in it.';
+comment on column mail.idempotency.message_ids is 'In the order given.';
+comment on column mail.idempotency.answer is 'What the first answer to a batch said beside its ids.';
 
 create function mail.fingerprint(message text) returns bytea
 language plpgsql immutable strict

@@ -61,6 +61,8 @@ begin
     -- The views ask these with the reader's own rights.
     grant execute on function mail.provider_hold(text, boolean), mail.most_common(jsonb),
       mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_reader;
+    grant select on mail.intake_limit, mail.intake_pressure to mail_reader;
+    grant execute on function mail.measure_intake() to mail_reader;
   end if;
 
   if to_regrole('mail_operator') is not null then
@@ -75,6 +77,9 @@ begin
     -- The pace of a provider is an operator's to change; where mail goes is not.
     grant insert (provider, name, quota, window_s, utilization, burst, reserve, counts),
       update (quota, window_s, utilization, burst, reserve, counts), delete on mail.bucket to mail_operator;
+    grant select on mail.intake_pressure to mail_operator;
+    grant select, update on mail.intake_limit to mail_operator;
+    grant execute on function mail.measure_intake() to mail_operator;
     grant execute on function mail.why(uuid), mail.suppress(text, text, text, text, jsonb, timestamptz), mail.unsuppress(text, text),
       mail.suppress_many(text[], text, text, timestamptz),
       mail.pause(text, text), mail.resume(text, text), mail.settle_unknown(uuid, text),

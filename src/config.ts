@@ -77,6 +77,10 @@ const SETTINGS = {
     help: 'largest request body; above it the answer is 413',
     schema: integer(1_024, MAX_MESSAGE_BYTES).default(5 * 1_024 * 1_024),
   },
+  SLUICE_MAX_BULK_BYTES: {
+    help: 'largest body of POST /emails/bulk, which is stored as it arrives',
+    schema: integer(1_024, 1_024 * 1_024 * 1_024).default(64 * 1_024 * 1_024),
+  },
   SLUICE_ACCEPT_TIMEOUT_MS: {
     help: 'how long a caller waits for a durable answer before it gets 503',
     schema: integer(100, 120_000).default(10_000),
@@ -106,6 +110,7 @@ export type Config = {
   readonly dataDirIsExplicit: boolean
   readonly databaseConnections: number
   readonly maxBodyBytes: number
+  readonly maxBulkBytes: number
   readonly acceptTimeoutMs: number
   readonly stopTimeoutMs: number
   readonly inboxKeep: number
@@ -151,6 +156,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     dataDirIsExplicit: settings.SLUICE_DATA_DIR !== undefined,
     databaseConnections: settings.SLUICE_DATABASE_CONNECTIONS,
     maxBodyBytes: settings.SLUICE_MAX_BODY_BYTES,
+    maxBulkBytes: settings.SLUICE_MAX_BULK_BYTES,
     acceptTimeoutMs: settings.SLUICE_ACCEPT_TIMEOUT_MS,
     stopTimeoutMs: settings.SLUICE_STOP_TIMEOUT_MS,
     inboxKeep: settings.SLUICE_INBOX_KEEP,

@@ -14,6 +14,7 @@ export const API_ERRORS = {
   not_found: 404,
   method_not_allowed: 405,
   invalid_idempotent_request: 409,
+  concurrent_idempotent_requests: 409,
   payload_too_large: 413,
   rate_limit_exceeded: 429,
   application_error: 500,

@@ -6,9 +6,12 @@ import { type Database, openPool } from './db/pool.ts'
 import { createPinnedFetch } from './feedback/pinned-fetch.ts'
 import { Receiver } from './feedback/receive.ts'
 import { createApp } from './http/app.ts'
+import type { BulkLimits } from './http/deps.ts'
 import { type HttpServer, listen } from './http/server.ts'
 import { Acceptor } from './intake/accept.ts'
+import { acceptMany } from './intake/accept-many.ts'
 import { createMoverLoop } from './intake/mover.ts'
+import { PressureGauge } from './intake/pressure.ts'
 import { KeyUse } from './key-use.ts'
 import { Keyring } from './keyring.ts'
 import type { Log } from './log.ts'
@@ -40,6 +43,14 @@ export type Service = {
 /** Past the limit the parts only settle and say goodbye; a database that hangs must not keep the process. */
 const SETTLE_MS = 3_000
 const CLOSE_MS = 2_000
+
+/** Each bulk holds a connection while its body comes in; the HTTP server itself gives any request five minutes. */
+const BULK: Omit<BulkLimits, 'maxBytes'> = {
+  slots: 2,
+  slotWaitMs: 5_000,
+  silenceMs: 60_000,
+  totalMs: 285_000,
+}
 
 /** What every part of the process shares. */
 export type Core = {
@@ -120,6 +131,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   const { config, db, log } = core
   const worker = config.roles.has('worker') ? await orClose(Worker.start(core), close) : undefined
   const { acceptor, mover } = createIntake(core)
+  const pressure = new PressureGauge({ db, log, now: () => performance.now() })
   const upkeep = createUpkeep(core, worker)
   const statistics = worker === undefined ? undefined : createStatisticsLoop(core)
   const receiver = createReceiver(core)
@@ -137,6 +149,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
     const closeDoor = async () => {
       await server?.close(limit)
       await receiver.finish()
+      await pressure.loop.stop()
       await mover.stop()
     }
     const parts = await Promise.all([
@@ -150,7 +163,9 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
     return isClean
   }
   const server = config.roles.has('api')
-    ? await orClose(openApi(core, acceptor, receiver, hasInbox), () => stopAll(undefined))
+    ? await orClose(openApi(core, { acceptor, mover, pressure, receiver }, hasInbox), () =>
+        stopAll(undefined),
+      )
     : undefined
   let stopping: Promise<boolean> | undefined
   return {
@@ -252,14 +267,22 @@ function createReceiver({ db, boss, bells, log, config }: Core): Receiver {
   })
 }
 
+type Doors = {
+  readonly acceptor: Acceptor
+  readonly mover: Loop
+  readonly pressure: PressureGauge
+  readonly receiver: Receiver
+}
+
 async function openApi(
   core: Core,
-  acceptor: Acceptor,
-  receiver: Receiver,
+  { acceptor, mover, pressure, receiver }: Doors,
   hasInbox: boolean,
 ): Promise<HttpServer> {
   const { config, db, log, catalog, renderer } = core
   const keyUse = new KeyUse(db, log)
+  await pressure.look()
+  pressure.loop.start()
   const app = createApp({
     db,
     log,
@@ -269,6 +292,9 @@ async function openApi(
     maxBodyBytes: config.maxBodyBytes,
     acceptTimeoutMs: config.acceptTimeoutMs,
     accept: (row, options) => acceptor.accept(row, options),
+    acceptMany: (many) => acceptMany({ db, wakeMover: () => mover.bell.ring() }, many),
+    bulk: { maxBytes: config.maxBulkBytes, ...BULK },
+    admit: (stream) => pressure.admit(stream),
     receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),
     checkTemplate: async (source) => {
       const checked = await renderer.check({ key: 'draft', ...source })

@@ -27,6 +27,7 @@ test('an empty environment is a working configuration', () => {
     dataDirIsExplicit: false,
     databaseConnections: 12,
     maxBodyBytes: 5 * 1_024 * 1_024,
+    maxBulkBytes: 64 * 1_024 * 1_024,
     acceptTimeoutMs: 10_000,
     stopTimeoutMs: 25_000,
     inboxKeep: 1_000,

@@ -250,14 +250,24 @@ export interface MailFinder {
 }
 
 export interface MailIdempotency {
+  /**
+   * What the first answer to a batch said beside its ids.
+   */
+  answer: unknown | null
   created_at: Generated<Timestamp>
   expires_at: Timestamp
   /**
-   * mail.fingerprint of the message as it was given.
+   * mail.fingerprint of the message as it was given; of a batch, a hash of its kind and all that was in it.
    */
   fingerprint: Buffer
   key: string
+  /**
+   * In the order given.
+   */
   message_ids: string[]
+  /**
+   * Always send: a key means one thing over every door, single and batch alike.
+   */
   scope: string
 }
 
@@ -322,6 +332,28 @@ export interface MailIntakeCanary {
   epoch: string
 }
 
+export interface MailIntakeLimit {
+  hard_age_s: Generated<number>
+  hard_backlog: Generated<Int8>
+  one: Generated<boolean>
+  /**
+   * Seconds that the oldest of them has waited. Usually it is milliseconds.
+   */
+  soft_age_s: Generated<number>
+  /**
+   * Messages that wait at both doors together.
+   */
+  soft_backlog: Generated<Int8>
+  /**
+   * Messages a second by which the backlog grew over ten seconds, as each process sees it. Unset: not looked at, since a burst is what the doors are for, and one large insert grows it as much as a flood does.
+   */
+  soft_growth_per_s: number | null
+  /**
+   * Streams with this priority, or a smaller number, are urgent.
+   */
+  urgent_priority: Generated<number>
+}
+
 export interface MailIntakeLoss {
   at_least: Int8
   at_most: Int8
@@ -331,6 +363,19 @@ export interface MailIntakeLoss {
    */
   intact_at: Timestamp
   noticed_at: Generated<Timestamp>
+}
+
+export interface MailIntakePressure {
+  backlog: Int8 | null
+  cause: string | null
+  hard_age: string | null
+  hard_backlog: Int8 | null
+  oldest_age: string | null
+  pressure: string | null
+  soft_age: string | null
+  soft_backlog: Int8 | null
+  soft_growth_per_s: number | null
+  urgent_priority: number | null
 }
 
 export interface MailIntakeWatch {
@@ -559,6 +604,23 @@ export interface MailProviderWindow {
 }
 
 export interface MailQueue {
+  deferred: Int8 | null
+  hard_age: string | null
+  hard_backlog: Int8 | null
+  in_flight: Int8 | null
+  in_per_s: Numeric | null
+  oldest_age: string | null
+  out_per_s: Numeric | null
+  pressure: string | null
+  provider: string | null
+  ready: Int8 | null
+  soft_age: string | null
+  soft_backlog: Int8 | null
+  stage: string | null
+  stream: string | null
+}
+
+export interface MailQueueDepth {
   deferred: Int8 | null
   in_flight: Int8 | null
   in_per_s: Numeric | null
@@ -856,7 +918,9 @@ export interface DB {
   'mail.inbox': MailInbox
   'mail.intake': MailIntake
   'mail.intake_canary': MailIntakeCanary
+  'mail.intake_limit': MailIntakeLimit
   'mail.intake_loss': MailIntakeLoss
+  'mail.intake_pressure': MailIntakePressure
   'mail.intake_watch': MailIntakeWatch
   'mail.message': MailMessage
   'mail.message_content': MailMessageContent
@@ -870,6 +934,7 @@ export interface DB {
   'mail.provider_status': MailProviderStatus
   'mail.provider_window': MailProviderWindow
   'mail.queue': MailQueue
+  'mail.queue_depth': MailQueueDepth
   'mail.scheduled': MailScheduled
   'mail.stat': MailStat
   'mail.stat_time': MailStatTime

@@ -1,5 +1,6 @@
 import { type Context, Hono, type MiddlewareHandler } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
+import { METHOD_NAME_ALL } from 'hono/router'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import { ApiError } from '../errors.ts'
 import { apiKeyRoutes } from './api-keys.ts'
@@ -19,6 +20,8 @@ import { templateRoutes } from './templates.ts'
 import { webhookSourceRoutes } from './webhook-sources.ts'
 import { MAX_WEBHOOK_BYTES, webhookRoutes } from './webhooks.ts'
 
+/** Has a limit of its own, and is not held in memory (see bulk.ts). */
+const BULK_PATH = '/emails/bulk'
 const API_PATHS = [
   '/emails',
   '/templates',
@@ -35,9 +38,7 @@ const API_PATHS = [
 export function createApp(deps: AppDeps): Hono {
   const app = new Hono()
   app.onError((error, c) => answerError(deps, error, c))
-  app.notFound((c) =>
-    respond(c, new ApiError('not_found', `There is nothing at ${c.req.method} ${c.req.path}.`)),
-  )
+  app.notFound((c) => answerNotFound(app, c))
   app.route('/', healthRoutes(deps))
   if (deps.hasInbox) {
     app.get('/', (c) => c.redirect('/inbox'))
@@ -87,12 +88,46 @@ function limitBodyTo(maxBytes: number, whose: string): MiddlewareHandler {
     },
   })
   return async function limitBody(c, next) {
+    if (c.req.path === BULK_PATH) return next()
     const declared = c.req.header('Content-Length')
     // RFC 9112 section 6.3: with a transfer coding the length says nothing.
     if (declared === undefined || c.req.header('Transfer-Encoding') !== undefined) return limitStream(c, next)
     if (Number(declared) > maxBytes) throw tooLarge()
     await next()
   }
+}
+
+/** RFC 9110 section 15.5.6: a path that is known for other methods says for which. */
+function answerNotFound(app: Hono, c: Context): Response {
+  const allowed = methodsAt(app, c.req.path)
+  if (allowed.length === 0 || allowed.includes(c.req.method)) {
+    return respond(c, new ApiError('not_found', `There is nothing at ${c.req.method} ${c.req.path}.`))
+  }
+  const list = allowed.join(', ')
+  c.header('Allow', list)
+  return respond(
+    c,
+    new ApiError('method_not_allowed', `${c.req.path} does not take ${c.req.method}; it takes ${list}.`),
+  )
+}
+
+function methodsAt(app: Hono, path: string): string[] {
+  const methods = new Set<string>()
+  for (const route of app.routes) {
+    // Middleware stands under every method, and says nothing of what is there.
+    if (route.method !== METHOD_NAME_ALL && patternOf(route.path).test(path)) methods.add(route.method)
+  }
+  if (methods.has('GET')) methods.add('HEAD')
+  return [...methods].sort()
+}
+
+/** As the router reads it: `:name` is one segment, `:name{…}` one that fits. */
+function patternOf(path: string): RegExp {
+  const pattern = path.replace(
+    /:\w+(?:\{((?:[^{}]|\{[^{}]*\})*)\})?|[.*+]/g,
+    (part: string, form?: string) => (part.startsWith(':') ? `(?:${form ?? '[^/]+'})` : `\\${part}`),
+  )
+  return new RegExp(`^${pattern}$`)
 }
 
 function answerError(deps: AppDeps, error: Error, c: Context): Response {

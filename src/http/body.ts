@@ -1,28 +1,71 @@
+import { isUtf8 } from 'node:buffer'
 import type { Context } from 'hono'
 import type { z } from 'zod'
 import { ApiError } from '../errors.ts'
+import { jsonFault } from './json-text.ts'
 
-/** The body as JSON; a body that is none, or is declared as something else, is the caller's to repair. */
+/**
+ * The body as JSON; a body that is none, or is declared as something else, is the caller's to repair. What two
+ * readers could understand differently (a key given twice, a byte-order mark, bytes that are no UTF-8) is refused.
+ */
 export async function readJson(c: Context): Promise<unknown> {
-  const type = c.req.header('Content-Type')
-  if (type !== undefined && !/^application\/(?:[\w.+-]+\+)?json\b/i.test(type)) {
+  checkJsonHeaders(c)
+  const text = textOf(await readBytes(c))
+  const value = parse(text)
+  const fault = jsonFault(text)
+  if (fault !== undefined) throw malformed(fault)
+  return value
+}
+
+/** A compressed body is never inflated: a few kilobytes could become gigabytes. */
+export function checkJsonHeaders(c: Context): void {
+  const encoding = c.req.header('Content-Encoding')
+  if (encoding !== undefined && encoding.trim().toLowerCase() !== 'identity') {
     throw new ApiError(
       'validation_error',
-      'The body must be JSON: send the header `Content-Type: application/json`.',
-      {
-        status: 400,
-      },
+      'The body must not be compressed: leave out the header `Content-Encoding`.',
+      { status: 415 },
     )
   }
-  const text = await c.req.text()
+  const type = c.req.header('Content-Type')
+  if (type !== undefined && !/^application\/(?:[\w.+-]+\+)?json\b/i.test(type)) {
+    throw malformed('The body must be JSON: send the header `Content-Type: application/json`.')
+  }
+}
+
+/** A request whose body cannot be read as it should be: 400, the caller's to repair. */
+export function malformed(message: string, cause?: unknown): ApiError {
+  return new ApiError('validation_error', message, { status: 400, cause })
+}
+
+export const EMPTY_BODY = 'The request body is empty; send a JSON value.'
+/** RFC 8259 section 8.1: nobody may add one to JSON that is sent. */
+export const BYTE_ORDER_MARK = 'The request body begins with a byte-order mark; send JSON without one.'
+export const NOT_JSON = 'The request body is not valid JSON.'
+export const NOT_UTF8 = 'The request body is not valid UTF-8, which JSON is sent in.'
+
+async function readBytes(c: Context): Promise<Buffer> {
+  try {
+    return Buffer.from(await c.req.arrayBuffer())
+  } catch (error) {
+    throw malformed('The request ended before its body was complete.', error)
+  }
+}
+
+function textOf(bytes: Buffer): string {
+  if (bytes.length === 0) throw malformed(EMPTY_BODY)
+  if (!isUtf8(bytes)) throw malformed(NOT_UTF8)
+  const text = bytes.toString()
+  if (text.startsWith('\ufeff')) throw malformed(BYTE_ORDER_MARK)
+  return text
+}
+
+function parse(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error
-    throw new ApiError('validation_error', 'The request body is not valid JSON.', {
-      status: 400,
-      cause: error,
-    })
+    throw malformed(NOT_JSON, error)
   }
 }
 

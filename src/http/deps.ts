@@ -1,4 +1,4 @@
-import type { Catalog } from '../catalog.ts'
+import type { Catalog, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import type { Keyring } from '../keyring.ts'
 import type { Log } from '../log.ts'
@@ -23,6 +23,35 @@ export type Accepted = {
   readonly id: string
   readonly durability: 'durable' | 'buffered'
   readonly isReplay: boolean
+}
+
+/** Messages that are accepted together or not at all. */
+export type ManySubmissions = {
+  readonly key: string | null
+  /** As they come in; an error thrown here undoes all that was stored. */
+  readonly chunks: AsyncIterable<readonly Submission[]>
+  /** Asked at the end: what was given, and what the answer says beside the ids. */
+  readonly seal: () => { readonly fingerprint: Buffer; readonly answer: object | null }
+  /** For each statement. */
+  readonly timeoutMs?: number
+}
+
+export type ManyAccepted = {
+  /** In the order given. */
+  readonly ids: readonly string[]
+  readonly isReplay: boolean
+  readonly answer: object | null
+}
+
+/** What `POST /emails/bulk` may take of this process. */
+export type BulkLimits = {
+  readonly maxBytes: number
+  /** At once; more wait for a moment, then hear 429. */
+  readonly slots: number
+  readonly slotWaitMs: number
+  /** A sender that is silent for so long is given up, and so is one that is not done in all. */
+  readonly silenceMs: number
+  readonly totalMs: number
 }
 
 /** A version to be rendered once, and what it uses. */
@@ -55,6 +84,11 @@ export type AppDeps = {
   readonly acceptTimeoutMs: number
   /** Throws an ApiError when the message was not accepted. */
   readonly accept: (row: Submission, options: { mayBuffer: boolean; timeoutMs: number }) => Promise<Accepted>
+  /** Stores them durably, all or none; throws an ApiError when they were not. */
+  readonly acceptMany: (many: ManySubmissions) => Promise<ManyAccepted>
+  readonly bulk: BulkLimits
+  /** Throws an ApiError, 429 or 503, while the doors are too full for mail of this stream, or for any. */
+  readonly admit: (stream?: Stream) => void
   readonly checkTemplate: PublishDeps['checkTemplate']
   readonly previewTemplate: (
     source: PreviewSource,

@@ -227,7 +227,7 @@ function startDeadline(timeoutMs: number): { passed: Promise<undefined>; clear: 
 
 /** What another process's mover made of a row, as our own would have told it. */
 function outcomeOf(row: queries.FoundRow): MoveOutcome {
-  // Only we knew that somebody waits: the other mover kept the conflict as a dead letter.
+  // The other mover took it for a row that nobody waits for any more, and kept the conflict as a dead letter.
   if (row.refused_code === CONFLICT_CODE) return { kind: 'conflict' }
   if (row.refused_code !== null) return { kind: 'dead', reason: row.refused_reason ?? '' }
   if (row.is_stored || row.first_id === null || row.first_id === row.id) return { kind: 'stored' }

@@ -4,7 +4,11 @@ import { DEFAULT_MESSAGE_LIMITS, type ParsedMessage, parseMessage } from '../mes
 import type { MovedRow, TakenRow } from './queries.ts'
 
 /** A row as the mover will store it, with what idempotency needs to know of the row it came from. */
-export type ExaminedRow = MovedRow & { readonly idempotencyKey: string | null; readonly given: string }
+export type ExaminedRow = MovedRow & {
+  readonly idempotencyKey: string | null
+  readonly given: string
+  readonly isAwaited: boolean
+}
 
 const REASON_LENGTH = 2_000
 
@@ -24,6 +28,7 @@ export function examine(row: TakenRow, catalog: Catalog, known?: Message): Exami
     source: row.source,
     idempotencyKey: row.idempotency_key,
     given: row.message,
+    isAwaited: row.is_awaited,
   }
   const { priority } = row
   if (!parsed.ok) {

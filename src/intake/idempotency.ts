@@ -3,7 +3,7 @@ import { type ExaminedRow, refuse } from './examine.ts'
 import * as queries from './queries.ts'
 
 /** How long a key is remembered; Resend's 24 hours. */
-const KEY_HOURS = 24
+export const KEY_HOURS = 24
 
 /** Code of a dead letter whose key was used before with another message. */
 export const CONFLICT_CODE = 'idempotency_conflict'
@@ -19,7 +19,7 @@ export type MoveOutcome =
 /**
  * The first use of a key passes; a repeat of the same message is dropped, since the first one stands for
  * it; a key that returns with another message is refused, and kept as a dead letter unless a caller
- * waits for the answer (an SQL writer reads none). Rows already refused do not use up their key: the
+ * waits for the answer, here or in another process (an SQL writer reads none). Rows already refused do not use up their key: the
  * caller may repair and repeat. `replayed` names the first message of each repeat.
  */
 export async function settleIdempotency(
@@ -44,7 +44,7 @@ export async function settleIdempotency(
       outcomes.set(row.id, { kind: 'replayed', firstId: key.first_id })
     } else {
       const reason = `The idempotency key was used before with another message (${key.first_id}).`
-      if (!isAwaited(row.id)) rows.push(refuse(row, CONFLICT_CODE, reason))
+      if (!row.isAwaited && !isAwaited(row.id)) rows.push(refuse(row, CONFLICT_CODE, reason))
       outcomes.set(row.id, { kind: 'conflict' })
     }
   }

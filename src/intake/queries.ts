@@ -26,6 +26,8 @@ export type TakenRow = {
   readonly idempotency_key: string | null
   readonly source: string
   readonly message: string
+  /** A caller in some process still waits for what becomes of it. */
+  readonly is_awaited: boolean
 }
 
 /**
@@ -45,6 +47,12 @@ export async function appendToIntake(db: Database, rows: readonly IntakeRow[], m
       )
   `.execute(db)
 }
+
+/**
+ * A row that a process put its name on has a caller who waits in it; after so long it may have got another answer
+ * (503, or buffered), and is nobody's any more. Half of the default SLUICE_ACCEPT_TIMEOUT_MS.
+ */
+const AWAITED_S = 5
 
 /**
  * Takes the next rows of both doors, urgent first, at most `limit` of each and about `maxBytes` of each
@@ -81,7 +89,8 @@ export async function takeBatch(
       where bytes_so_far <= ${sql.lit(maxBytes)} or nth = 1
     ))
     -- The owner of the table may have written any time into it, 'infinity' too.
-    returning id, seq, least(greatest(received_at, now() - interval '30 days'), now()) as received_at, priority, stream, idempotency_key, source, message::text as message`
+    returning id, seq, least(greatest(received_at, now() - interval '30 days'), now()) as received_at, priority, stream, idempotency_key, source, message::text as message,
+      mover is not null and received_at > clock_timestamp() - make_interval(secs => ${sql.lit(AWAITED_S)}) as is_awaited`
   const { rows } = await sql<TakenRow>`/* intake.take */
     with from_intake as (${door('intake')}), from_outbox as (${door('outbox')})
     select * from from_intake

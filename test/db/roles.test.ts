@@ -53,6 +53,8 @@ const READER_VIEWS = [
   'webhook_source',
   'webhook_status',
   'feedback_parked',
+  'intake_limit',
+  'intake_pressure',
 ]
 const OPERATOR_TABLES = [
   ...READER_VIEWS,
@@ -111,6 +113,7 @@ const WRITES = [
   'delete from mail.scheduled',
   'select mail.withdraw(m) from mail.message m',
   'truncate mail.intake',
+  'delete from mail.intake_limit',
   'select mail.ensure_partitions()',
   "select mail.ensure_queue('process.evil', '{}')",
   'select mail.apply_grants()',
@@ -202,6 +205,7 @@ const REPAIRS = [
   "select mail.suppress_many('{a@example.net}', 'old list', 'marketing')",
   'update mail.suppression_rule set soft_bounces = 3',
   "delete from mail.bucket where name = 'none'",
+  'update mail.intake_limit set soft_backlog = 5',
 ]
 
 describe('mail_operator', () => {

@@ -298,6 +298,49 @@ describe('an idempotency key', () => {
     assert.equal(mailsWith('Subject: Conflicting'), 0)
   })
 
+  test('first used by an insert, into either door, is known to REST', async () => {
+    for (const door of ['intake', 'outbox']) {
+      const body = orderMail({ subject: `Insert into ${door} first` })
+      const [row] = await database.query<{ id: string }>(
+        `insert into mail.${door} (message, idempotency_key) values ($1, $2) returning id`,
+        [JSON.stringify(body), `insert ${door}`],
+      )
+      await whenShown(row?.id ?? '', 'sent')
+      const again = await send(body, { 'Idempotency-Key': `insert ${door}` }, other)
+      assert.deepEqual([again.id, again.response.headers.get('Idempotent-Replayed')], [row?.id, 'true'])
+    }
+  })
+
+  test('beyond ASCII is the same text over REST and SQL', async () => {
+    const body = orderMail({ subject: 'Key beyond ASCII' })
+    const key = 'Bestätigung №7'
+    // As most clients send it: a header's bytes are the UTF-8 of its text.
+    const { id } = await send(body, { 'Idempotency-Key': Buffer.from(key).toString('latin1') })
+    const [sent] = await database.query<{ id: string }>('select mail.send($1, $2) as id', [
+      JSON.stringify(body),
+      key,
+    ])
+    assert.equal(sent?.id, id)
+    const long = Buffer.from('é'.repeat(256)).toString('latin1')
+    await send(orderMail(), { 'Idempotency-Key': long })
+    const response = await service.request('/emails', {
+      body: orderMail(),
+      headers: { 'Idempotency-Key': `${long}x` },
+    })
+    assert.deepEqual(
+      [response.status, ((await response.json()) as { name: string }).name],
+      [400, 'invalid_idempotency_key'],
+    )
+  })
+
+  test('is remembered for 24 hours', async () => {
+    await send(orderMail(), { 'Idempotency-Key': 'a day' })
+    const [row] = await database.query<{ hours: number }>(
+      `select extract(epoch from expires_at - created_at) / 3600 as hours from mail.idempotency where key = 'a day'`,
+    )
+    assert.equal(Number(row?.hours), 24)
+  })
+
   test('of a refused message is still free', async () => {
     const key = { 'Idempotency-Key': 'refused first' }
     const refused = await service.request('/emails', { body: orderMail({ to: 'nobody' }), headers: key })

@@ -76,3 +76,25 @@ describe('a key bound to sender domains', () => {
     checkMay({ ...caller, sender_domains: null }, {}, 'transactional')
   })
 })
+
+test('what a key may not send it may not send among others either', async () => {
+  const { key } = await createKey(service.db, {
+    name: 'bound',
+    scope: 'send',
+    streams: ['marketing'],
+    sender_domains: ['example.com'],
+  })
+  const allowed = orderMail({ stream: 'marketing' })
+  const message = { from: 'shop@example.com', subject: 'News', text: 'News.' }
+  const recipients = [{ to: 'ann@example.net' }]
+  const ask = async (path: string, body: unknown) => {
+    const headers = { Authorization: `Bearer ${key}`, 'x-batch-validation': 'permissive' }
+    return (await service.request(path, { body, headers })).status
+  }
+  assert.equal(await ask('/emails/batch', [allowed]), 200)
+  assert.equal(await ask('/emails/batch', [allowed, orderMail()]), 401)
+  assert.equal(await ask('/emails/batch', [allowed, { ...allowed, from: 'x@example.org' }]), 403)
+  assert.equal(await ask('/emails/bulk', { message, recipients }), 200)
+  assert.equal(await ask('/emails/bulk', { message: { ...message, stream: 'alerts' }, recipients }), 401)
+  assert.equal(await ask('/emails/bulk', { message: { ...message, from: 'x@example.org' }, recipients }), 403)
+})

@@ -5,6 +5,7 @@ import { Client } from 'pg'
 import type { Database } from '../../src/db/pool.ts'
 import { ApiError } from '../../src/errors.ts'
 import { Acceptor } from '../../src/intake/accept.ts'
+import { appendToIntake } from '../../src/intake/queries.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { orderMail } from '../support/service.ts'
 import { intakeRow, openIntake } from './intake-stage.ts'
@@ -106,6 +107,18 @@ test('a key used with another message is a conflict, whichever process moved it'
   const other = intakeRow({ idempotencyKey: 'conflict', message: orderMail({ subject: 'Another' }) })
   const error = await refusalOf(acceptAndMoveElsewhere(other))
   assert.deepEqual([error.code, error.status], ['invalid_idempotent_request', 409])
+  assert.deepEqual(await statusOf(other.id), [], 'its caller heard of it: nothing is left for a person to do')
+})
+
+test('a conflict found when its caller is long gone is kept as a dead letter', async () => {
+  await acceptAndMoveElsewhere(intakeRow({ idempotencyKey: 'late conflict' }))
+  const late = intakeRow({ idempotencyKey: 'late conflict', message: orderMail({ subject: 'Late' }) })
+  await appendToIntake(intake.db, [late], intake.process)
+  await database.query("update mail.intake set received_at = now() - interval '1 minute' where id = $1", [
+    late.id,
+  ])
+  await intake.move()
+  assert.deepEqual(await statusOf(late.id), ['dead'])
 })
 
 test('a message that another process refused is answered with the reason', async () => {
