@@ -163,13 +163,30 @@ export type MovedRow = {
   readonly message: string
 }
 
+const MOVED_COLUMNS: readonly (keyof MovedRow)[] = [
+  'id',
+  'seq',
+  'accepted_at',
+  'stream',
+  'priority',
+  'status',
+  'source',
+  'template',
+  'code',
+  'reason',
+  'recipient_domain',
+  'scheduled_at',
+  'terms',
+]
+
 export async function storeMessages(trx: Transaction, rows: readonly MovedRow[]): Promise<void> {
   const recordset = rows.map((row) => {
-    const { message, ...columns } = row
+    // By name: a row may hold more than is stored, the message as it was given among it.
+    const columns = Object.fromEntries(MOVED_COLUMNS.map((name) => [name, row[name]]))
     // What was refused may hold escapes that Postgres cannot read into text (NUL, lone surrogates): it
     // travels as a string, one level of quoting further.
-    if (row.status === 'dead') return JSON.stringify({ ...columns, refused: message })
-    return `${JSON.stringify(columns).slice(0, -1)},"message":${message}}`
+    if (row.status === 'dead') return JSON.stringify({ ...columns, refused: row.message })
+    return `${JSON.stringify(columns).slice(0, -1)},"message":${row.message}}`
   })
   await sql`/* intake.store */
     with row as materialized (
