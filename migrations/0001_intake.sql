@@ -146,13 +146,39 @@ comment on column mail.idempotency.fingerprint is
 comment on column mail.idempotency.message_ids is 'In the order given.';
 comment on column mail.idempotency.answer is 'What the first answer to a batch said beside its ids.';
 
+create function mail.content_by_hash(attachments jsonb) returns jsonb
+language sql immutable strict
+set search_path = pg_catalog, mail, pg_temp
+as $$
+  select coalesce(
+    jsonb_agg(
+      case jsonb_typeof(given -> 'content')
+        when 'string' then
+          (given - 'content') || jsonb_build_object('sha256', encode(sha256(decode(given ->> 'content', 'base64')), 'hex'))
+        else given
+      end
+      order by place
+    ),
+    '[]'
+  )
+  from jsonb_array_elements(attachments) with ordinality as list (given, place)
+$$;
+comment on function mail.content_by_hash(jsonb) is
+  'Attachments with the hash of their bytes in place of the bytes: how the REST door hands them on.';
+
 create function mail.fingerprint(message text) returns bytea
 language plpgsql immutable strict
 set search_path = pg_catalog, mail, pg_temp
 as $$
+declare
+  given jsonb;
 begin
   -- jsonb sorts keys, drops duplicates and white space: equal messages have equal text.
-  return sha256(convert_to(message::jsonb::text, 'UTF8'));
+  given := message::jsonb;
+  if jsonb_typeof(given -> 'attachments') = 'array' then
+    given := jsonb_set(given, '{attachments}', content_by_hash(given -> 'attachments'));
+  end if;
+  return sha256(convert_to(given::text, 'UTF8'));
 exception
   when data_exception or program_limit_exceeded then
     -- JSON that jsonb cannot hold (a NUL under a key that is given twice, a number of 20,000 digits) may
@@ -161,4 +187,4 @@ exception
 end
 $$;
 comment on function mail.fingerprint(text) is
-  'What makes two messages, given as JSON, the same under one idempotency key: the order of keys and white space do not count.';
+  'What makes two messages, given as JSON, the same under one idempotency key: the order of keys and white space do not count, and neither does whether an attachment is given as its bytes or by their hash.';

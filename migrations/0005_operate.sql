@@ -214,10 +214,13 @@ declare
   own_job record;
   ahead bigint;
 begin
-  select j.start_after, greatest(j.created_on, j.start_after) as since into own_job
+  select j.start_after, greatest(j.created_on, j.start_after) as since, j.data ->> 'because' as because into own_job
   from pgboss.job j
   where j.name = 'process.' || m.stream and j.state < 'completed' and j.data -> 'ids' ? m.id::text
   limit 1;
+  if own_job.because is not null then
+    return format('Waiting for an attachment: %s. It is fetched again at %s.', own_job.because, own_job.start_after);
+  end if;
   if own_job.start_after > now() then
     return format('Sent again on request, at the pace that was asked for: it is processed at %s.', own_job.start_after);
   end if;

@@ -51,7 +51,7 @@ begin
   if to_regrole('mail_enqueue') is not null then
     grant insert (message, stream, priority, idempotency_key, source) on mail.intake, mail.outbox to mail_enqueue;
     grant usage on sequence mail.message_seq to mail_enqueue;
-    grant execute on function mail.uuid7(), mail.send(jsonb, text, text, smallint) to mail_enqueue;
+    grant execute on function mail.uuid7(), mail.send(jsonb, text, text, smallint), mail.attach(bytea) to mail_enqueue;
   end if;
 
   if to_regrole('mail_reader') is not null then

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { MAX_MESSAGE_BYTES } from './message.ts'
+import { type ListedHost, parseListedHost } from './listed-hosts.ts'
 import { parseSmtpUrl } from './smtp-url.ts'
 
 /** Whole numbers written in the environment, within bounds. */
@@ -35,6 +35,20 @@ const roles = z
   .string()
   .transform((text) => text.split(',').map((role) => role.trim()))
   .pipe(z.array(z.enum(ROLES, 'each must be api or worker')).min(1))
+
+const listedHosts = z.string().transform((text, context): ListedHost[] =>
+  text.split(',').flatMap((entry) => {
+    const host = parseListedHost(entry)
+    if (host !== undefined) return [host]
+    context.addIssue({
+      code: 'custom',
+      message: `${entry.trim() || 'an empty entry'} is not like files.example.com, *.example.com or example.com:8443`,
+    })
+    return []
+  }),
+)
+
+const MIB = 1_024 * 1_024
 
 /** Each setting: what it means, its default as it would be written, and how its text is read. */
 const SETTINGS = {
@@ -74,8 +88,13 @@ const SETTINGS = {
     schema: integer(4, 500).default(12),
   },
   SLUICE_MAX_BODY_BYTES: {
+    // 40 MB of attachments take 54 MB as base64.
     help: 'largest request body; above it the answer is 413',
-    schema: integer(1_024, MAX_MESSAGE_BYTES).default(5 * 1_024 * 1_024),
+    schema: integer(1_024, 64 * MIB).default(56 * MIB),
+  },
+  SLUICE_ATTACHMENT_HOSTS: {
+    help: 'hosts that attachments may be fetched from by URL: names, comma-separated; *.example.com for all below. Unset: none',
+    schema: listedHosts.optional(),
   },
   SLUICE_MAX_BULK_BYTES: {
     help: 'largest body of POST /emails/bulk, which is stored as it arrives',
@@ -111,6 +130,7 @@ export type Config = {
   readonly databaseConnections: number
   readonly maxBodyBytes: number
   readonly maxBulkBytes: number
+  readonly attachmentHosts: readonly ListedHost[]
   readonly acceptTimeoutMs: number
   readonly stopTimeoutMs: number
   readonly inboxKeep: number
@@ -157,6 +177,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     databaseConnections: settings.SLUICE_DATABASE_CONNECTIONS,
     maxBodyBytes: settings.SLUICE_MAX_BODY_BYTES,
     maxBulkBytes: settings.SLUICE_MAX_BULK_BYTES,
+    attachmentHosts: settings.SLUICE_ATTACHMENT_HOSTS ?? [],
     acceptTimeoutMs: settings.SLUICE_ACCEPT_TIMEOUT_MS,
     stopTimeoutMs: settings.SLUICE_STOP_TIMEOUT_MS,
     inboxKeep: settings.SLUICE_INBOX_KEEP,

@@ -5,6 +5,7 @@
 export const API_ERRORS = {
   validation_error: 422,
   missing_required_field: 422,
+  invalid_attachment: 422,
   invalid_idempotency_key: 400,
   missing_api_key: 401,
   invalid_api_key: 401,

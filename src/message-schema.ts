@@ -1,8 +1,19 @@
 import { parseAddress } from './address.ts'
 import type { Problem } from './errors.ts'
+import type { ListedHost } from './listed-hosts.ts'
 import type { Address, Message, TemplateReference } from './message.ts'
+import { type AttachmentContent, readAttachments } from './message-attachments.ts'
 import { readHeaders } from './message-headers.ts'
-import { ADDRESS, below, invalid, type MessageShape, missing, Refusal, readShape } from './message-shape.ts'
+import {
+  ADDRESS,
+  below,
+  type Door,
+  invalid,
+  type MessageShape,
+  missing,
+  Refusal,
+  readShape,
+} from './message-shape.ts'
 import { lineFault, textFault } from './message-text.ts'
 import { checkVariables } from './message-variables.ts'
 import { readScheduledAt } from './scheduled-at.ts'
@@ -15,12 +26,15 @@ export type MessageLimits = {
   readonly maxBodyBytes: number
   /** Of the template variables as compact JSON, escapes not counted and each number taken for 8 bytes. */
   readonly maxVariablesBytes: number
+  /** Which hosts attachments may be fetched from; none: `path` is refused. */
+  readonly attachmentHosts: readonly ListedHost[]
 }
 
 export const DEFAULT_MESSAGE_LIMITS: MessageLimits = {
   maxRecipients: 50,
   maxBodyBytes: 10 * 1024 * 1024,
   maxVariablesBytes: 256 * 1024,
+  attachmentHosts: [],
 }
 
 const MAX_METADATA_KEY_CHARS = 128
@@ -28,7 +42,12 @@ const MAX_METADATA_VALUE_CHARS = 1_024
 const MAX_TEMPLATE_ID_CHARS = 255
 
 export type ParsedMessage =
-  | { readonly ok: true; readonly message: Message }
+  | {
+      readonly ok: true
+      readonly message: Message
+      /** The bytes that came along, for `mail.attachment`; the message names them by their hash. */
+      readonly contents: readonly AttachmentContent[]
+    }
   | { readonly ok: false; readonly problem: Problem }
 
 /**
@@ -46,17 +65,23 @@ export function parseMessage(
   input: unknown,
   limits: MessageLimits = DEFAULT_MESSAGE_LIMITS,
   now: number = Date.now(),
+  door: Door = 'rest',
 ): ParsedMessage {
   try {
-    return { ok: true, message: readMessage(input, limits, now) }
+    return { ok: true, ...readMessage(input, limits, now, door) }
   } catch (error) {
     if (error instanceof Refusal) return { ok: false, problem: error.problem }
     throw error
   }
 }
 
-function readMessage(input: unknown, limits: MessageLimits, now: number): Message {
-  const shape = readShape(input, limits.maxRecipients)
+function readMessage(
+  input: unknown,
+  limits: MessageLimits,
+  now: number,
+  door: Door,
+): { message: Message; contents: readonly AttachmentContent[] } {
+  const shape = readShape(input, limits.maxRecipients, door)
   const recipients = readRecipients(shape, limits.maxRecipients)
   const subject = readSubject(shape)
   checkContent(shape, limits)
@@ -64,7 +89,9 @@ function readMessage(input: unknown, limits: MessageLimits, now: number): Messag
   checkMetadata(shape.metadata)
   const template = readTemplate(shape.template, limits)
   const scheduledAt = readSchedule(shape.scheduled_at, now)
-  return {
+  // Last: it is the only part that costs more than a look.
+  const { attachments, contents } = readAttachments(shape.attachments ?? [], limits.attachmentHosts)
+  const message = {
     ...recipients,
     ...(subject !== undefined && { subject }),
     ...(shape.html !== undefined && { html: shape.html }),
@@ -74,9 +101,11 @@ function readMessage(input: unknown, limits: MessageLimits, now: number): Messag
     metadata: shape.metadata ?? {},
     ...(template !== undefined && { template }),
     ...(scheduledAt !== undefined && { scheduled_at: scheduledAt }),
+    ...(attachments.length > 0 && { attachments }),
     ...(shape.stream !== undefined && { stream: shape.stream }),
     ...(shape.priority !== undefined && { priority: shape.priority }),
   }
+  return { message, contents }
 }
 
 function readRecipients(shape: MessageShape, maxRecipients: number) {

@@ -5,6 +5,7 @@ import { excerpt } from './message-text.ts'
 const MAX_TAGS = 50
 const MAX_HEADERS = 50
 const MAX_METADATA = 50
+const MAX_ATTACHMENTS = 100
 const MAX_SUBJECT_CHARS = 998
 
 export const ADDRESS = 'an address like `name@example.com` or `Name <name@example.com>`'
@@ -14,6 +15,9 @@ const TAG = '1 to 256 ASCII letters, digits, `_` or `-`'
 const STREAM = '1 to 64 characters of `a-z`, `0-9`, `_` and `-`'
 const PRIORITY = 'a whole number from 0 (first) to 9 (last)'
 const SCHEDULED_AT = 'a string with a moment like `2026-08-05T11:52:01Z`, or a short form like `in 1 hour`'
+const CONTENT = 'the bytes of the file as base64'
+const PATH = 'the URL of the file'
+const SHA256 = 'the SHA-256 of stored bytes as `mail.attach` returns it, 64 characters of `0-9` and `a-f`'
 const VERSION = 'a whole number from 1, or leave it out for the latest published version'
 
 const addresses = z.union([z.string(), z.array(z.string())], ADDRESSES)
@@ -23,6 +27,16 @@ const variables = z
   .refine(isObject, 'an object of values for the template')
   .meta({ type: 'object', additionalProperties: true })
 const tagText = z.string(TAG).regex(/^[\w-]{1,256}$/, TAG)
+
+const attachment = {
+  filename: z.string('the name of the file').optional(),
+  content: z.string(CONTENT).optional(),
+  path: z.string(PATH).optional(),
+  content_type: z.string('a type like `application/pdf`').optional(),
+  content_id: z.string('a name for `cid:` in the HTML').optional(),
+}
+const ATTACHMENT = 'an object with `filename` and `content`, and where needed `content_type` and `content_id`'
+const ATTACHMENTS = 'a list of objects with `filename` and `content`'
 
 /**
  * The shape of a message: the body of `POST /emails` and the `message` column of an SQL insert, key for key as
@@ -58,6 +72,7 @@ const messageSchema = z.strictObject({
     )
     .optional(),
   scheduled_at: z.string(SCHEDULED_AT).optional(),
+  attachments: z.array(z.strictObject(attachment, ATTACHMENT), ATTACHMENTS).optional(),
   stream: z
     .string(STREAM)
     .regex(/^[a-z0-9_-]{1,64}$/, STREAM)
@@ -65,7 +80,30 @@ const messageSchema = z.strictObject({
   priority: z.int(PRIORITY).min(0, PRIORITY).max(9, PRIORITY).optional(),
 })
 
-export type MessageShape = z.infer<typeof messageSchema>
+/** Where a message comes in: over REST, or as a row of SQL, which the REST door writes as well. */
+export type Door = 'rest' | 'row'
+
+/** A row may name bytes by their hash. Over REST that would tell anybody with a key what others have sent. */
+const rowSchema = messageSchema.extend({
+  attachments: z
+    .array(
+      z.strictObject(
+        {
+          ...attachment,
+          sha256: z
+            .string(SHA256)
+            .regex(/^[0-9a-f]{64}$/, SHA256)
+            .optional(),
+        },
+        ATTACHMENT,
+      ),
+      ATTACHMENTS,
+    )
+    .optional(),
+})
+
+export type MessageShape = z.infer<typeof rowSchema>
+export type AttachmentShape = NonNullable<MessageShape['attachments']>[number]
 
 const FIELDS = Object.keys(messageSchema.shape)
   .map((field) => `\`${field}\``)
@@ -78,7 +116,11 @@ type Path = readonly PropertyKey[]
 export class Refusal extends Error {
   readonly problem: Problem
 
-  constructor(name: 'missing_required_field' | 'validation_error', field: string, message: string) {
+  constructor(
+    name: 'missing_required_field' | 'validation_error' | 'invalid_attachment',
+    field: string,
+    message: string,
+  ) {
     super(message)
     this.problem = { name, field, message }
   }
@@ -93,6 +135,10 @@ export function missing(field: string, rest: string): Refusal {
   return new Refusal('missing_required_field', field, `Missing \`${field}\`: ${rest}.`)
 }
 
+export function invalidAttachment(field: string, rest: string): Refusal {
+  return new Refusal('invalid_attachment', field, `Invalid \`${field}\`: ${rest}.`)
+}
+
 /** One more step of a path; a key is the caller's own text and may be anything. */
 export function below(field: string, key: PropertyKey): string {
   if (typeof key === 'number') return `${field}[${key}]`
@@ -104,14 +150,18 @@ export function below(field: string, key: PropertyKey): string {
  * Checks the shape. An unknown field is reported before all else, since it is most often another field misspelt;
  * then the first problem in the order of the schema.
  */
-export function readShape(input: unknown, maxRecipients: number): MessageShape {
+export function readShape(input: unknown, maxRecipients: number, door: Door): MessageShape {
   if (!isObject(input)) throw invalid('message', `it is ${kindOf(input)}; use a JSON object`)
   boundCollections(input, maxRecipients)
-  const result = messageSchema.safeParse(input, { reportInput: true })
+  const schema = door === 'row' ? rowSchema : messageSchema
+  const result = schema.safeParse(input, { reportInput: true })
   if (result.success) return result.data
   const issues = result.error.issues
   const unknownField = issues.find((issue) => issue.code === 'unrecognized_keys' && issue.path.length === 0)
-  throw describeIssue(unknownField ?? issues[0], [])
+  const issue = unknownField ?? issues[0]
+  const refusal = describeIssue(issue, [])
+  const { field = '', message } = refusal.problem
+  throw issue?.path[0] === 'attachments' ? new Refusal('invalid_attachment', field, message) : refusal
 }
 
 /**
@@ -121,13 +171,14 @@ export function readShape(input: unknown, maxRecipients: number): MessageShape {
 function boundCollections(input: Record<string, unknown>, maxRecipients: number): void {
   for (const field of ['to', 'cc', 'bcc', 'reply_to']) boundList(field, input[field], maxRecipients)
   boundList('tags', input.tags, MAX_TAGS)
+  boundList('attachments', input.attachments, MAX_ATTACHMENTS, invalidAttachment)
   boundRecord('headers', input.headers, MAX_HEADERS)
   boundRecord('metadata', input.metadata, MAX_METADATA)
 }
 
-function boundList(field: string, value: unknown, max: number): void {
+function boundList(field: string, value: unknown, max: number, refuse = invalid): void {
   if (!Array.isArray(value) || value.length <= max) return
-  throw invalid(field, `it has ${value.length} entries; use at most ${max}`)
+  throw refuse(field, `it has ${value.length} entries; use at most ${max}`)
 }
 
 function boundRecord(field: string, value: unknown, max: number): void {

@@ -1,4 +1,4 @@
-/** Of a message as JSON text; both doors hold to it (migrations/0001_intake.sql). */
+/** Of a message as JSON text, at the REST door without the bytes of its attachments; both doors hold to it (migrations/0001_intake.sql). */
 export const MAX_MESSAGE_BYTES = 32 * 1_024 * 1_024
 
 /** One mailbox: the address as it goes on the envelope, and the display name if there is one. */
@@ -30,6 +30,9 @@ export type RemoteAttachment = Omit<StoredAttachment, 'sha256' | 'size'> & {
 }
 
 export type Attachment = StoredAttachment | RemoteAttachment
+
+/** Of all attachments of a message together, decoded; Resend's limit. */
+export const MAX_ATTACHMENTS_BYTES = 40 * 1_024 * 1_024
 
 /** A message as it is stored: checked, trimmed, addresses parsed, absent lists empty. */
 export type Message = {

@@ -16,6 +16,7 @@ import { KeyUse } from './key-use.ts'
 import { Keyring } from './keyring.ts'
 import type { Log } from './log.ts'
 import type { Loop } from './loop.ts'
+import { DEFAULT_MESSAGE_LIMITS, type MessageLimits } from './message-schema.ts'
 import { Meter } from './meter.ts'
 import { createRenderPool, type RenderPool } from './processing/render/render-pool.ts'
 import { seedDefaultProvider } from './providers.ts'
@@ -228,10 +229,15 @@ function createIntake(core: Core): { acceptor: Acceptor; mover: Loop } {
     log,
     isAwaited: (id) => acceptor.isAwaited(id),
     parsedOf: (id) => acceptor.parsedOf(id),
+    limits: limitsOf(core.config),
     process: core.process,
     onMoved: (outcomes) => acceptor.settle(outcomes),
   })
   return { acceptor, mover }
+}
+
+function limitsOf({ attachmentHosts }: Config): MessageLimits {
+  return { ...DEFAULT_MESSAGE_LIMITS, attachmentHosts }
 }
 
 function createUpkeep(core: Core, worker: Worker | undefined): Loop {
@@ -291,6 +297,7 @@ async function openApi(
     keyring: new Keyring(db, config.apiKey, { onUse: (keyId) => keyUse.note(keyId) }),
     maxBodyBytes: config.maxBodyBytes,
     acceptTimeoutMs: config.acceptTimeoutMs,
+    messageLimits: limitsOf(config),
     accept: (row, options) => acceptor.accept(row, options),
     acceptMany: (many) => acceptMany({ db, wakeMover: () => mover.bell.ring() }, many),
     bulk: { maxBytes: config.maxBulkBytes, ...BULK },

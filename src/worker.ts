@@ -1,3 +1,4 @@
+import { ByteRoom } from './byte-room.ts'
 import { type Catalog, type Provider, settingsOf } from './catalog.ts'
 import { WorkerSession } from './db/session.ts'
 import { AttachmentStore } from './dispatch/attachment-store.ts'
@@ -13,12 +14,15 @@ import { createUnmatchedLoop } from './feedback/unmatched.ts'
 import { createFeedbackLoop } from './feedback/worker.ts'
 import { type InboxSink, startInboxSink } from './inbox/sink.ts'
 import { Loop } from './loop.ts'
-import { createProcessingLoops } from './processing/worker.ts'
+import { AttachmentFetcher } from './processing/attachment-fetcher.ts'
+import { createProcessingLanes, type ProcessingLane } from './processing/worker.ts'
 import { createSchedulerLoop } from './schedule/scheduler.ts'
 import type { Core } from './service.ts'
 
 /** Half of the second within which a pause, a breaker and new settings are to be noticed. */
 const LOOK_EACH_MS = 500
+/** For attachments being fetched by URL; one alone may have 40 MB. */
+const FETCH_ROOM_BYTES = 64 * 1_024 * 1_024
 
 /**
  * The role `worker`: the schedule, processing and dispatch of every stream, under one registered number. Streams and
@@ -28,13 +32,14 @@ export class Worker {
   readonly #core: Core
   readonly #session: WorkerSession
   readonly #settler: Settler
-  readonly #processing = new Map<string, Loop[]>()
+  readonly #processing = new Map<string, ProcessingLane[]>()
   readonly #dispatchers = new Map<string, Dispatcher>()
   readonly #health: Health
   readonly #attachments: AttachmentStore
   /** By provider: what it was opened with, and the transport unless it could not be opened. */
   readonly #transports = new Map<string, { settings: string; transport: Transport | undefined }>()
   readonly #inbox: InboxSink | undefined
+  readonly #fetcher: AttachmentFetcher
   readonly #watch: Loop
   readonly #feedback: readonly Loop[]
   readonly #scheduler: Loop
@@ -51,6 +56,11 @@ export class Worker {
     this.#feedback = [createFeedbackLoop({ ...core, applyFeedback }), createUnmatchedLoop(core)]
     this.#scheduler = createSchedulerLoop(core)
     this.#attachments = new AttachmentStore((slices) => readAttachments(core.db, slices))
+    this.#fetcher = new AttachmentFetcher({
+      db: core.db,
+      hosts: core.config.attachmentHosts,
+      room: new ByteRoom(FETCH_ROOM_BYTES),
+    })
     this.#watch = new Loop({
       name: 'catalog',
       log: core.log,
@@ -97,8 +107,8 @@ export class Worker {
     await Promise.all([this.#watch, ...this.#feedback].map((loop) => loop.stop()))
     const [sent] = await Promise.all([
       Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.stop(limit))),
-      Promise.all([...this.#processing.values()].flat().map((loop) => loop.stop())),
       this.#scheduler.stop(),
+      Promise.all([...this.#processing.values()].flat().map((lane) => lane.stop())),
     ])
     const isWritten = await this.#settler.finish(limit)
     await this.#health.finish()
@@ -150,9 +160,12 @@ export class Worker {
   }
 
   #openProcessing(stream: string): void {
-    const loops = createProcessingLoops({ ...this.#core, worker: () => this.number }, stream)
-    this.#processing.set(stream, loops)
-    for (const loop of loops) loop.start()
+    const lanes = createProcessingLanes(
+      { ...this.#core, fetcher: this.#fetcher, worker: () => this.number },
+      stream,
+    )
+    this.#processing.set(stream, lanes)
+    for (const lane of lanes) lane.start()
   }
 
   #openDispatcher(provider: string, stream: string): void {

@@ -64,8 +64,20 @@ export interface MailApiKeyBucket {
 export interface MailAttachment {
   content: Buffer
   created_at: Generated<Timestamp>
+  /**
+   * When somebody last handed in these bytes, to the hour: for a day they are kept without a use, until the message that names them has come through its door.
+   */
+  given_at: Generated<Timestamp>
   sha256: Buffer
   size: number
+}
+
+export interface MailAttachmentUse {
+  /**
+   * The UTC day in the ids of the messages, as their partitions are cut.
+   */
+  day: Timestamp
+  sha256: Buffer
 }
 
 export interface MailBucket {
@@ -901,6 +913,7 @@ export interface DB {
   'mail.api_key': MailApiKey
   'mail.api_key_bucket': MailApiKeyBucket
   'mail.attachment': MailAttachment
+  'mail.attachment_use': MailAttachmentUse
   'mail.bucket': MailBucket
   'mail.bucket_level': MailBucketLevel
   'mail.claim': MailClaim

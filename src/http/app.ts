@@ -1,10 +1,11 @@
 import { type Context, Hono, type MiddlewareHandler } from 'hono'
-import { bodyLimit } from 'hono/body-limit'
 import { METHOD_NAME_ALL } from 'hono/router'
+import { ByteRoom } from '../byte-room.ts'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import { ApiError } from '../errors.ts'
 import { apiKeyRoutes } from './api-keys.ts'
 import { authenticate } from './auth.ts'
+import { limitBodyTo } from './body-limit.ts'
 import { providerRoutes, streamRoutes } from './control.ts'
 import { deadLetterRoutes } from './dead-letters.ts'
 import type { AppDeps } from './deps.ts'
@@ -22,6 +23,11 @@ import { MAX_WEBHOOK_BYTES, webhookRoutes } from './webhooks.ts'
 
 /** Has a limit of its own, and is not held in memory (see bulk.ts). */
 const BULK_PATH = '/emails/bulk'
+/** Only a message may bring attachments: no other body needs more. */
+const OTHER_BODY_BYTES = 5 * 1_024 * 1_024
+/** Of all bodies being read or worked on; each is held several times over: as text, as JSON, decoded, on its way. */
+const BODIES_BYTES = 192 * 1_024 * 1_024
+
 const API_PATHS = [
   '/emails',
   '/templates',
@@ -50,14 +56,17 @@ export function createApp(deps: AppDeps): Hono {
 
   const authenticated = authenticate(deps.keyring, new FailedAttempts())
   const limitRate = limitRequests(new RequestRates(deps.db))
-  const limitBody = limitBodyTo(deps.maxBodyBytes, 'set by SLUICE_MAX_BODY_BYTES')
+  const bodies = new ByteRoom(BODIES_BYTES)
+  const limitWhole = limitBodyTo(deps.maxBodyBytes, 'set by SLUICE_MAX_BODY_BYTES', bodies)
+  const limitMail: MiddlewareHandler = (c, next) => (c.req.path === BULK_PATH ? next() : limitWhole(c, next))
+  const limitOther = limitBodyTo(Math.min(deps.maxBodyBytes, OTHER_BODY_BYTES), 'of all but mail', bodies)
   // Before the limit on bodies: an import is read as it streams, with a limit of its own.
   app.use('/suppressions/import', authenticated, limitRate)
   app.route('/suppressions/import', suppressionImportRoutes(deps))
 
   for (const path of API_PATHS) {
     // Takes in the path itself: given both, every request would be judged, and counted, twice.
-    app.use(`${path}/*`, authenticated, limitRate, limitBody)
+    app.use(`${path}/*`, authenticated, limitRate, path === '/emails' ? limitMail : limitOther)
   }
   app.route('/emails', emailRoutes(deps))
   app.route('/templates', templateRoutes(deps))
@@ -69,32 +78,6 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/api-keys', apiKeyRoutes(deps))
   app.route('/webhook-sources', webhookSourceRoutes(deps))
   return app
-}
-
-/**
- * Refuses a body over the limit by its declared length, which the HTTP parser holds the sender to; only a
- * body without one is counted as it streams, which costs several times as much.
- */
-function limitBodyTo(maxBytes: number, whose: string): MiddlewareHandler {
-  const tooLarge = () =>
-    new ApiError(
-      'payload_too_large',
-      `The request body is larger than ${maxBytes} bytes, the limit ${whose}.`,
-    )
-  const limitStream = bodyLimit({
-    maxSize: maxBytes,
-    onError: () => {
-      throw tooLarge()
-    },
-  })
-  return async function limitBody(c, next) {
-    if (c.req.path === BULK_PATH) return next()
-    const declared = c.req.header('Content-Length')
-    // RFC 9112 section 6.3: with a transfer coding the length says nothing.
-    if (declared === undefined || c.req.header('Transfer-Encoding') !== undefined) return limitStream(c, next)
-    if (Number(declared) > maxBytes) throw tooLarge()
-    await next()
-  }
 }
 
 /** RFC 9110 section 15.5.6: a path that is known for other methods says for which. */

@@ -1,6 +1,8 @@
 import type { Context } from 'hono'
+import { keepAttachments } from '../attachment-store.ts'
 import { ApiError } from '../errors.ts'
 import type { Caller } from '../keys.ts'
+import type { AttachmentContent } from '../message-attachments.ts'
 import type { AuthEnv } from './auth.ts'
 import { readJson } from './body.ts'
 import type { AppDeps, Submission } from './deps.ts'
@@ -27,9 +29,10 @@ export async function sendBatch(deps: AppDeps, c: Context<AuthEnv>): Promise<Res
   const key = readIdempotencyKey(c)
   const validation = readValidation(c)
   const entries = checkEntries(await readJson(c))
-  const { submissions, errors } = readEntries(deps, entries, c.get('caller'), validation)
+  const { submissions, contents, errors } = readEntries(deps, entries, c.get('caller'), validation)
   const given = new Fingerprint('batch', validation)
   if (key !== null) given.add(entries)
+  await keepAttachments(deps.db, contents)
   const accepted = await deps.acceptMany({
     key,
     chunks: once(submissions),
@@ -58,21 +61,23 @@ function readEntries(
   entries: readonly unknown[],
   caller: Caller,
   validation: Validation,
-): { submissions: Submission[]; errors: EntryError[] } {
+): { submissions: Submission[]; contents: AttachmentContent[]; errors: EntryError[] } {
   const submissions: Submission[] = []
+  const contents: AttachmentContent[] = []
   const errors: EntryError[] = []
   for (const [index, entry] of entries.entries()) {
     const read = readSubmission(deps, entry, { caller, idempotencyKey: null })
     if (read.ok) {
       deps.admit(read.stream)
       submissions.push(read.submission)
+      contents.push(...read.contents)
       continue
     }
     const problem = problemAt(`[${index}]`, read.problem)
     if (validation === 'strict') throw asApiError(problem)
     errors.push({ index, message: problem.message })
   }
-  return { submissions, errors }
+  return { submissions, contents, errors }
 }
 
 async function* once<T>(value: T): AsyncIterable<T> {

@@ -1,6 +1,9 @@
 import type { Context } from 'hono'
+import { keepAttachments } from '../attachment-store.ts'
 import { ApiError, type Problem } from '../errors.ts'
 import type { Caller } from '../keys.ts'
+import type { Door } from '../message-shape.ts'
+import { withoutContents } from './attachments.ts'
 import type { AuthEnv } from './auth.ts'
 import { checkJsonHeaders } from './body.ts'
 import { readPieces } from './bulk-body.ts'
@@ -104,7 +107,8 @@ class Bulk {
       if (bytes > bulk.maxBytes) throw bodyTooLarge(bulk.maxBytes)
       for (const part of reader.write(piece)) {
         if (this.#given.isKeyed) this.#fingerprint.add(part.value)
-        const row = part.kind === 'message' ? this.#readMessage(part.value) : this.#readRecipient(part.value)
+        const row =
+          part.kind === 'message' ? await this.#readMessage(part.value) : this.#readRecipient(part.value)
         if (row === undefined) continue
         chunk.push(row)
         chars += row.message.length
@@ -125,7 +129,7 @@ class Bulk {
     return { fingerprint: this.#fingerprint.digest(), answer }
   }
 
-  #readMessage(value: unknown): undefined {
+  async #readMessage(value: unknown): Promise<undefined> {
     if (!isObject(value)) {
       throw new ApiError('validation_error', 'Invalid `message`: use an object, an email without `to`.')
     }
@@ -134,10 +138,12 @@ class Bulk {
       const whose = field === 'bcc' ? 'leave it out' : 'give it with each of the `recipients`'
       throw new ApiError('validation_error', `Invalid \`message.${field}\`: ${whose}.`)
     }
-    const read = this.#submissionOf({ ...value, to: ANYBODY })
+    const read = this.#submissionOf({ ...value, to: ANYBODY }, 'rest')
     if (!read.ok) throw asApiError(problemAt('message', read.problem))
     this.#deps.admit(read.stream)
-    this.#message = value
+    // Once for all recipients: the message of each names them.
+    await keepAttachments(this.#deps.db, read.contents)
+    this.#message = withoutContents(value, read.submission.parsed)
   }
 
   #readRecipient(value: unknown): Submission | undefined {
@@ -147,15 +153,15 @@ class Bulk {
       throw new ApiError('validation_error', `Invalid \`recipients\`: use at most ${MAX_RECIPIENTS}.`)
     }
     const merged = mergeRecipient(this.#message ?? {}, value)
-    const read = merged.ok ? this.#submissionOf(merged.body) : merged
+    const read = merged.ok ? this.#submissionOf(merged.body, 'row') : merged
     if (!read.ok) return this.#reject(index, read.problem)
     this.#chars += read.submission.message.length
     if (this.#chars > this.#deps.bulk.maxBytes * MAX_EXPANSION) throw growsTooLarge(this.#deps.bulk.maxBytes)
     return read.submission
   }
 
-  #submissionOf(body: unknown) {
-    const context = { caller: this.#given.caller, idempotencyKey: null, defaultStream: BULK_STREAM }
+  #submissionOf(body: unknown, door: Door) {
+    const context = { caller: this.#given.caller, idempotencyKey: null, defaultStream: BULK_STREAM, door }
     return readSubmission(this.#deps, body, context)
   }
 

@@ -3,6 +3,7 @@ import type { Database } from '../db/pool.ts'
 import type { Keyring } from '../keyring.ts'
 import type { Log } from '../log.ts'
 import type { Message } from '../message.ts'
+import type { MessageLimits } from '../message-schema.ts'
 import type { DeclaredVariable, TemplatePartial } from '../template-content.ts'
 import type { CheckedSource, PublishDeps } from '../template-publish.ts'
 import type { WebhookKind } from '../webhook-kinds.ts'
@@ -82,6 +83,8 @@ export type AppDeps = {
   readonly catalog: { readonly current: Catalog }
   readonly maxBodyBytes: number
   readonly acceptTimeoutMs: number
+  /** Absent: the limits every installation has. */
+  readonly messageLimits?: MessageLimits
   /** Throws an ApiError when the message was not accepted. */
   readonly accept: (row: Submission, options: { mayBuffer: boolean; timeoutMs: number }) => Promise<Accepted>
   /** Stores them durably, all or none; throws an ApiError when they were not. */

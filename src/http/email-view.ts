@@ -1,6 +1,7 @@
 import { formatAddress } from '../address.ts'
 import type { Address, Message } from '../message.ts'
 import type { MessageState } from '../states.ts'
+import { presentAttachments } from './attachments.ts'
 import type { ListedEmail } from './email-list-queries.ts'
 import type { Email } from './queries.ts'
 
@@ -40,6 +41,7 @@ export function presentEmail(email: Email): object {
     html: email.html ?? message.html ?? null,
     text: email.text ?? message.text ?? null,
     tags: message.tags ?? [],
+    attachments: isRead ? presentAttachments(email.fetched ?? message.attachments) : [],
     metadata: message.metadata ?? {},
     status: email.status,
     stream: email.stream,

@@ -1,4 +1,5 @@
 import { type Context, Hono } from 'hono'
+import { keepAttachments } from '../attachment-store.ts'
 import { ApiError } from '../errors.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { sendBatch } from './batch.ts'
@@ -44,6 +45,8 @@ async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> 
   const read = readSubmission(deps, await readJson(c), { caller: c.get('caller'), idempotencyKey })
   if (!read.ok) throw asApiError(read.problem)
   deps.admit(read.stream)
+  // Before the row that names them: a message never waits for its attachments.
+  await keepAttachments(deps.db, read.contents)
   const accepted = await deps.accept(read.submission, { mayBuffer, timeoutMs: deps.acceptTimeoutMs })
   c.header('Sluice-Durability', accepted.durability)
   if (accepted.isReplay) c.header('Idempotent-Replayed', 'true')

@@ -1,6 +1,6 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
-import type { Address, Message } from '../message.ts'
+import type { Address, Attachment, Message } from '../message.ts'
 import type { MessageState } from '../states.ts'
 
 export type EmailEvent = {
@@ -33,6 +33,8 @@ export type Email = {
   /** The template's, when the message names none. */
   readonly sender: Address | null
   readonly reply_to: readonly Address[] | null
+  /** All attachments, once those given by URL were fetched. */
+  readonly fetched: readonly Attachment[] | null
   readonly reason: string | null
   readonly timeline: readonly EmailEvent[]
 }
@@ -45,7 +47,7 @@ export async function findEmail(db: Database, id: string): Promise<Email | undef
     select
       m.id, m.status, m.stream, m.priority, m.provider, m.attempts, m.sent_at, m.scheduled_at,
       m.next_attempt_at, m.provider_message_id, m.last_error, m.template, m.template_version,
-      ${createdAt} as created_at, c.message, p.subject, p.html, p.text, p.sender, p.reply_to, d.reason,
+      ${createdAt} as created_at, c.message, p.subject, p.html, p.text, p.sender, p.reply_to, p.attachments as fetched, d.reason,
       coalesce((
         select json_agg(json_build_object('at', e.at, 'type', e.type, 'recipient', e.recipient, 'detail', e.detail) order by e.at, e.id)
         from mail.event e

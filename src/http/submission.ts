@@ -5,7 +5,10 @@ import { DEFAULT_STREAM, type Stream } from '../catalog.ts'
 import { ApiError, type Problem } from '../errors.ts'
 import type { Caller } from '../keys.ts'
 import { MAX_MESSAGE_BYTES } from '../message.ts'
+import type { AttachmentContent } from '../message-attachments.ts'
 import { parseMessage } from '../message-schema.ts'
+import type { Door } from '../message-shape.ts'
+import { withoutContents } from './attachments.ts'
 import type { AppDeps, Submission } from './deps.ts'
 import { checkMay } from './permission.ts'
 
@@ -13,7 +16,13 @@ const MAX_KEY_LENGTH = 256
 const MAX_SOURCE_LENGTH = 200
 
 export type ReadSubmission =
-  | { readonly ok: true; readonly submission: Submission; readonly stream: Stream }
+  | {
+      readonly ok: true
+      readonly submission: Submission
+      readonly stream: Stream
+      /** The bytes of its attachments, to be kept before the submission is accepted: it only names them. */
+      readonly contents: readonly AttachmentContent[]
+    }
   | { readonly ok: false; readonly problem: Problem }
 
 export type SubmissionContext = {
@@ -21,6 +30,8 @@ export type SubmissionContext = {
   readonly idempotencyKey: string | null
   /** The stream of a message that names none. */
   readonly defaultStream?: string
+  /** `row` for what we put together ourselves, of parts that were read before. Absent: `rest`. */
+  readonly door?: Door
 }
 
 /**
@@ -28,18 +39,18 @@ export type SubmissionContext = {
  * when the caller's key may not send it, however many others it comes with.
  */
 export function readSubmission(
-  deps: Pick<AppDeps, 'catalog'>,
+  deps: Pick<AppDeps, 'catalog' | 'messageLimits'>,
   body: unknown,
-  { caller, idempotencyKey, defaultStream = DEFAULT_STREAM }: SubmissionContext,
+  { caller, idempotencyKey, defaultStream = DEFAULT_STREAM, door }: SubmissionContext,
 ): ReadSubmission {
-  const parsed = parseMessage(body)
+  const parsed = parseMessage(body, deps.messageLimits, undefined, door)
   if (!parsed.ok) return parsed
   const name = parsed.message.stream ?? defaultStream
   checkMay(caller, parsed.message, name)
   const stream = deps.catalog.current.streams.get(name)
   if (stream === undefined) return { ok: false, problem: noSuchStream(deps, name) }
   // Put into words again, not passed on: nothing but JSON as we write it.
-  const message = JSON.stringify(body)
+  const message = JSON.stringify(withoutContents(body, parsed.message))
   // Words can be longer than what was given: 1e20 is written out. Refused by the door, it would fail its neighbours.
   if (Buffer.byteLength(message) > MAX_MESSAGE_BYTES) return { ok: false, problem: TOO_LARGE }
   const priority = parsed.message.priority ?? stream.priority
@@ -48,6 +59,7 @@ export function readSubmission(
   return {
     ok: true,
     stream,
+    contents: parsed.contents,
     submission: { id, stream: name, priority, idempotencyKey, source, message, parsed: parsed.message },
   }
 }
@@ -55,7 +67,7 @@ export function readSubmission(
 const TOO_LARGE: Problem = {
   name: 'payload_too_large',
   field: 'message',
-  message: `Invalid \`message\`: it is larger than ${MAX_MESSAGE_BYTES} bytes as JSON; send less.`,
+  message: `Invalid \`message\`: it is larger than ${MAX_MESSAGE_BYTES} bytes as JSON, without the bytes of its attachments; send less.`,
 }
 
 function noSuchStream({ catalog }: Pick<AppDeps, 'catalog'>, name: string): Problem {

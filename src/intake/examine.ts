@@ -1,6 +1,12 @@
 import { type Catalog, DEFAULT_STREAM } from '../catalog.ts'
 import type { Message } from '../message.ts'
-import { DEFAULT_MESSAGE_LIMITS, type ParsedMessage, parseMessage } from '../message-schema.ts'
+import type { AttachmentContent } from '../message-attachments.ts'
+import {
+  DEFAULT_MESSAGE_LIMITS,
+  type MessageLimits,
+  type ParsedMessage,
+  parseMessage,
+} from '../message-schema.ts'
 import type { MovedRow, TakenRow } from './queries.ts'
 
 /** A row as the mover will store it, with what idempotency needs to know of the row it came from. */
@@ -8,7 +14,12 @@ export type ExaminedRow = MovedRow & {
   readonly idempotencyKey: string | null
   readonly given: string
   readonly isAwaited: boolean
+  /** Of a good message with attachments: what is left to settle about them (see attachments.ts). */
+  readonly attached?: { readonly message: Message; readonly contents: readonly AttachmentContent[] }
 }
+
+/** Code of a dead letter whose attachments are wrong, or are not there. */
+export const INVALID_ATTACHMENT = 'invalid_attachment'
 
 const REASON_LENGTH = 2_000
 
@@ -17,8 +28,14 @@ const REASON_LENGTH = 2_000
  * as it was given, dead, with the reason. `known` is the message if this process read it at the door: ids
  * are given here, so nobody else's row can pass for it.
  */
-export function examine(row: TakenRow, catalog: Catalog, known?: Message): ExaminedRow {
-  const parsed = known === undefined ? read(row) : { ok: true as const, message: known }
+export function examine(
+  row: TakenRow,
+  catalog: Catalog,
+  limits: MessageLimits = DEFAULT_MESSAGE_LIMITS,
+  known?: Message,
+): ExaminedRow {
+  const parsed: ParsedMessage =
+    known === undefined ? read(row, limits) : { ok: true, message: known, contents: [] }
   const streamName = row.stream ?? (parsed.ok ? parsed.message.stream : undefined) ?? DEFAULT_STREAM
   const stream = catalog.streams.get(streamName)
   const base = {
@@ -33,9 +50,10 @@ export function examine(row: TakenRow, catalog: Catalog, known?: Message): Exami
   const { priority } = row
   if (!parsed.ok) {
     const lane = { stream: streamName, priority: priority ?? stream?.priority ?? 5 }
-    return { ...base, ...lane, ...dead('invalid_message', parsed.problem.message), message: row.message }
+    const code = parsed.problem.name === INVALID_ATTACHMENT ? INVALID_ATTACHMENT : 'invalid_message'
+    return { ...base, ...lane, ...dead(code, parsed.problem.message), message: row.message }
   }
-  const { message } = parsed
+  const { message, contents } = parsed
   const lane = { stream: streamName, priority: priority ?? message.priority ?? stream?.priority ?? 5 }
   if (stream === undefined) {
     const known = [...catalog.streams.keys()].join(', ')
@@ -53,13 +71,14 @@ export function examine(row: TakenRow, catalog: Catalog, known?: Message): Exami
     scheduled_at: message.scheduled_at ?? null,
     terms: termsOf(message),
     message: JSON.stringify(message),
+    ...(message.attachments !== undefined && { attached: { message, contents } }),
   }
 }
 
 /** Postgres took it for JSON, and may know limits of nesting and size that we do not. */
-function read({ message, received_at: receivedAt }: TakenRow): ParsedMessage {
+function read({ message, received_at: receivedAt }: TakenRow, limits: MessageLimits): ParsedMessage {
   try {
-    return parseMessage(JSON.parse(message), DEFAULT_MESSAGE_LIMITS, receivedAt.getTime())
+    return parseMessage(JSON.parse(message), limits, receivedAt.getTime(), 'row')
   } catch (error) {
     if (!(error instanceof SyntaxError || error instanceof RangeError)) throw error
     return {
@@ -71,7 +90,8 @@ function read({ message, received_at: receivedAt }: TakenRow): ParsedMessage {
 
 /** The same row, refused after all. */
 export function refuse(row: ExaminedRow, code: string, reason: string): ExaminedRow {
-  return { ...row, ...dead(code, reason), message: row.given }
+  const { attached: _, ...rest } = row
+  return { ...rest, ...dead(code, reason), message: row.given }
 }
 
 function dead(code: string, reason: string) {

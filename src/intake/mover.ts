@@ -7,10 +7,12 @@ import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import type { Message } from '../message.ts'
+import type { MessageLimits } from '../message-schema.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import type { Boss } from '../queue/boss.ts'
 import { announceProcessing, enqueueProcessing } from '../queue/processing-jobs.ts'
+import { settleAttachments } from './attachments.ts'
 import { type ExaminedRow, examine, refuse } from './examine.ts'
 import { type MoveOutcome, settleIdempotency } from './idempotency.ts'
 import * as queries from './queries.ts'
@@ -19,7 +21,7 @@ import * as queries from './queries.ts'
  * The mover empties both doors into `mail.message`.
  *
  * Takes in: rows of `mail.intake` and `mail.outbox`. Leaves behind, in one transaction: the messages,
- * their content and first events, their settled idempotency keys, and processing jobs that carry batches
+ * their content, attachments and first events, their settled idempotency keys, and processing jobs that carry batches
  * of ids; of a message that is to go out later no job, but its moment in `mail.scheduled`. A row that cannot
  * be understood becomes a message that is dead, with the reason.
  *
@@ -45,6 +47,8 @@ export type MoverDeps = {
   readonly isAwaited: (id: string) => boolean
   /** What this process read already at the door. Absent: every row is read here. */
   readonly parsedOf?: (id: string) => Message | undefined
+  /** Absent: the limits every installation has. */
+  readonly limits?: MessageLimits
 }
 
 /** How often the doors are looked at by themselves, for rows that SQL writers append unannounced. */
@@ -90,7 +94,7 @@ export async function moveBatch(
 ): Promise<Moved> {
   const { outcomes, rows, isFull, taken } = await inTransaction(deps.db, async (trx) => {
     const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, deps.process)
-    const examined = await examineBatch(deps, taken)
+    const examined = await settleAttachments(trx, await examineBatch(deps, taken))
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
     const rows = oneByOne ? await storeOneByOne(trx, settled.rows, settled.outcomes) : settled.rows
     if (!oneByOne && rows.length > 0) await queries.storeMessages(trx, rows)
@@ -112,7 +116,8 @@ function isFullBatch(taken: readonly queries.TakenRow[]): boolean {
 }
 
 async function examineBatch(deps: MoverDeps, taken: readonly queries.TakenRow[]): Promise<ExaminedRow[]> {
-  const examineAll = () => taken.map((row) => examine(row, deps.catalog.current, deps.parsedOf?.(row.id)))
+  const examineAll = () =>
+    taken.map((row) => examine(row, deps.catalog.current, deps.limits, deps.parsedOf?.(row.id)))
   const examined = examineAll()
   if (!examined.some((row) => row.code === 'unknown_stream')) return examined
   // A stream made a moment ago, perhaps in the same transaction as its first mail.

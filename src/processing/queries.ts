@@ -2,7 +2,7 @@ import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
-import type { Address, Message } from '../message.ts'
+import type { Address, Message, StoredAttachment } from '../message.ts'
 import type { TemplateContent } from '../template-content.ts'
 
 export type AcceptedMessage = {
@@ -21,6 +21,31 @@ export async function loadAccepted(db: Database, ids: readonly string[]): Promis
     where m.id = any (${ids}::uuid[]) and c.id = any (${ids}::uuid[]) and m.status = 'accepted'
   `.execute(db)
   return rows
+}
+
+/** Those of the ids whose attachments were fetched already. */
+export async function findFetched(db: Database, ids: readonly string[]): Promise<string[]> {
+  const { rows } = await sql<{ id: string }>`/* processing.find_fetched */
+    select id from mail.message_prepared where id = any (${ids}::uuid[]) and attachments is not null
+  `.execute(db)
+  return rows.map((row) => row.id)
+}
+
+/** False when the message does not wait for processing any more. */
+export async function storeFetched(
+  trx: Transaction,
+  id: string,
+  attachments: readonly StoredAttachment[],
+): Promise<boolean> {
+  const { rows } = await sql`/* processing.store_fetched */
+    insert into mail.message_prepared (id, attachments)
+    select id, ${JSON.stringify(attachments)}::json
+    from mail.message
+    where id = ${id}::uuid and status = 'accepted'
+    on conflict (id) do update set attachments = excluded.attachments
+    returning id
+  `.execute(trx)
+  return rows.length > 0
 }
 
 /**
@@ -143,6 +168,14 @@ export type ProcessedRow = {
     readonly sender: Address | null
     readonly reply_to: readonly Address[] | null
   } | null
+}
+
+/** A message that nothing was made of. */
+export function deadRow(id: string, code: string, reason: string): ProcessedRow {
+  return {
+    ...{ id, code, reason, status: 'dead', provider: null, prepared: null },
+    ...{ template: null, template_version: null, partials: null, recipient_domain: null },
+  }
 }
 
 /**

@@ -1,13 +1,18 @@
 import type { Catalog, Stream } from '../catalog.ts'
-import type { Database } from '../db/pool.ts'
 import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
-import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
-import type { Meter } from '../meter.ts'
-import type { Bells } from '../queue/bells.ts'
-import { type Boss, within } from '../queue/boss.ts'
-import { dispatchQueue, jobPriority, type ProcessJob, processQueue } from '../queue/queues.ts'
+import { within } from '../queue/boss.ts'
+import { dispatchQueue, jobPriority, processQueue } from '../queue/queues.ts'
+import {
+  ALONE_PRIORITY,
+  type Claim,
+  claimJobs,
+  FETCHING_PRIORITY,
+  finishJobs,
+  insertSingly,
+} from './claims.ts'
+import { type FetchingDeps, FetchingLane, fetchingBell, hasRemote } from './fetching-lane.ts'
 import { prepareBatch } from './prepare.ts'
 import * as queries from './queries.ts'
 import type { RenderPool } from './render/render-pool.ts'
@@ -17,7 +22,8 @@ import type { RenderPool } from './render/render-pool.ts'
  *
  * Takes in: jobs of `process.<stream>`, each a batch of ids of messages that are `accepted`. Leaves
  * behind, in one transaction: the messages `queued` for a provider with what was rendered, or `dead` with
- * the reason, or `suppressed`; one dispatch job for each that is queued; no processing job.
+ * the reason, or `suppressed`; one dispatch job for each that is queued; no processing job. Messages that
+ * name attachments by URL go to a lane of their own first (see fetching-lane.ts).
  *
  * If the process dies
  * - before the claim commits: the job was never taken;
@@ -32,8 +38,6 @@ import type { RenderPool } from './render/render-pool.ts'
 
 const JOBS_PER_ROUND = 4
 const IDLE_MS = 1_000
-/** Jobs of one message that must be processed alone; the ordinary loop does not see them. */
-const ALONE_PRIORITY = -1
 /** A message that was being processed when its worker died, this many times over, is not tried again. */
 const FATAL_DEATHS = 3
 const DEATHS_REASON = `The worker died ${FATAL_DEATHS} times while it processed this message; look at its template and data before retrying.`
@@ -41,36 +45,27 @@ const FAILURE_REASON =
   'Processing failed in an unforeseen way, also with this message alone; the log has the details.'
 const SLICE_CHARS = 16_000_000
 
-export type ProcessingDeps = {
-  readonly db: Database
-  readonly boss: Boss
-  readonly bells: Bells
-  readonly meter: Meter
-  readonly log: Log
+export type ProcessingDeps = FetchingDeps & {
   readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
   readonly renderer: RenderPool
-  /** This worker's number, as registered now. */
-  readonly worker: () => number
 }
-
-type Job = { readonly id: string; readonly retryCount: number; readonly data: ProcessJob }
 
 type Lane = 'batches' | 'alone'
 
 const FETCH = {
   batches: { batchSize: JOBS_PER_ROUND, minPriority: 0 },
-  alone: { batchSize: 1, maxPriority: ALONE_PRIORITY },
+  alone: { batchSize: 1, minPriority: ALONE_PRIORITY, maxPriority: ALONE_PRIORITY },
 } as const
 
-/** Jobs claimed together, and the number they were claimed under. */
-type Claim = { readonly jobs: readonly Job[]; readonly worker: number }
+/** What runs for one stream until it is stopped. */
+export type ProcessingLane = Pick<Loop, 'start' | 'stop'>
 
-/** The loops of one stream: one for batches, one for messages that are processed alone. */
-export function createProcessingLoops(deps: ProcessingDeps, stream: string): Loop[] {
+/** The lanes of one stream: for batches, for messages that are processed alone, for attachments to fetch. */
+export function createProcessingLanes(deps: ProcessingDeps, stream: string): ProcessingLane[] {
   const batches = createLane(deps, stream, 'batches')
   const alone = createLane(deps, stream, 'alone')
   deps.bells.attach(processQueue(stream), batches.bell)
-  return [batches, alone]
+  return [batches, alone, new FetchingLane(deps, stream)]
 }
 
 function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop {
@@ -83,7 +78,7 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
     round: async () => {
       const stream = deps.catalog.current.streams.get(streamName)
       if (stream === undefined) return false
-      inHand ??= await claimJobs(deps, queue, lane, (claim) => {
+      inHand ??= await claimJobs(deps, queue, FETCH[lane], (claim) => {
         inHand = claim
       })
       if (inHand === undefined) return false
@@ -101,28 +96,6 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
   })
 }
 
-/**
- * `onFetched` is told before the commit: when the answer to it is lost, nobody knows whether the jobs are
- * claimed, and settling them finds out.
- */
-async function claimJobs(
-  deps: ProcessingDeps,
-  queue: string,
-  lane: Lane,
-  onFetched: (claim: Claim) => void,
-): Promise<Claim | undefined> {
-  const worker = deps.worker()
-  return inTransaction(deps.db, async (trx) => {
-    const jobs: Job[] = await deps.boss.fetch<ProcessJob>(queue, { ...FETCH[lane], ...within(trx) })
-    if (jobs.length === 0) return undefined
-    const ids = jobs.map((job) => job.id)
-    await queries.recordClaims(trx, queue, ids, worker)
-    const claim = { jobs, worker }
-    onFetched(claim)
-    return claim
-  })
-}
-
 async function processClaim(deps: ProcessingDeps, stream: Stream, lane: Lane, claim: Claim): Promise<void> {
   // A job of one message too: in company it would take the others with it each time its worker dies.
   const [returned, fresh] = partition(claim.jobs, (job) => lane === 'batches' && job.retryCount > 0)
@@ -135,7 +108,7 @@ async function splitJobs(deps: ProcessingDeps, queue: string, claim: Claim): Pro
   const isDone = await inTransaction(deps.db, async (trx) => {
     if (!(await finishJobs(deps, trx, queue, claim))) return false
     const ids = claim.jobs.flatMap((job) => job.data.ids)
-    await insertAlone(deps, trx, queue, ids)
+    await insertSingly(deps, trx, queue, ids, ALONE_PRIORITY)
     return true
   })
   if (!isDone) return
@@ -150,11 +123,23 @@ async function processJobs(deps: ProcessingDeps, stream: Stream, claim: Claim): 
   )
   const killers = new Set(jobs.filter((job) => job.retryCount >= FATAL_DEATHS).flatMap((job) => job.data.ids))
   // Not even looked at again: that is what its workers died of.
-  const [doomed, rest] = partition(batch, ({ id }) => killers.has(id))
+  const [doomed, others] = partition(batch, ({ id }) => killers.has(id))
+  const fetching = await findUnfetched(deps, others)
+  const rest = others.filter(({ id }) => !fetching.has(id))
   if (!stream.route.some((name) => deps.catalog.current.providers.has(name))) await deps.catalog.refresh()
   const { rows, deferred } = await prepareBatch(deps, stream, deps.catalog.current.providers, rest)
-  const decided = [...rows, ...doomed.map((each) => buried(each, 'worker_died', DEATHS_REASON))]
-  await storeDecided(deps, stream, claim, batch, decided, deferred)
+  const decided = [...rows, ...doomed.map(({ id }) => queries.deadRow(id, 'worker_died', DEATHS_REASON))]
+  await storeDecided(deps, stream, claim, batch, decided, { alone: deferred, fetching: [...fetching] })
+}
+
+/** Those whose attachments have to be fetched before anything else; few messages name any by URL. */
+async function findUnfetched(
+  deps: ProcessingDeps,
+  batch: readonly queries.AcceptedMessage[],
+): Promise<Set<string>> {
+  const remote = new Set(batch.filter(({ message }) => hasRemote(message)).map(({ id }) => id))
+  if (remote.size > 0) for (const id of await queries.findFetched(deps.db, [...remote])) remote.delete(id)
+  return remote
 }
 
 /** What failed in a way that will come again: the messages of a batch singly, a single one as a dead letter. */
@@ -162,9 +147,13 @@ async function setApart(deps: ProcessingDeps, stream: Stream, lane: Lane, claim:
   if (lane === 'batches') return splitJobs(deps, processQueue(stream.name), claim)
   const ids = claim.jobs.flatMap((job) => job.data.ids)
   const batch = ids.map((id) => ({ id, priority: stream.priority }))
-  const decided = batch.map((each) => buried(each, 'processing_failed', FAILURE_REASON))
-  await storeDecided(deps, stream, claim, batch, decided, [])
+  const decided = batch.map(({ id }) => queries.deadRow(id, 'processing_failed', FAILURE_REASON))
+  await storeDecided(deps, stream, claim, batch, decided, NONE_LATER)
 }
+
+/** Messages that nothing was decided of yet: each goes to another lane. */
+type Later = { readonly alone: readonly string[]; readonly fetching: readonly string[] }
+const NONE_LATER: Later = { alone: [], fetching: [] }
 
 async function storeDecided(
   deps: ProcessingDeps,
@@ -172,7 +161,7 @@ async function storeDecided(
   claim: Claim,
   batch: readonly { readonly id: string; readonly priority: number }[],
   decided: readonly queries.ProcessedRow[],
-  deferred: readonly string[],
+  later: Later,
 ): Promise<void> {
   const queue = processQueue(stream.name)
   const priorities = new Map(batch.map((each) => [each.id, each.priority]))
@@ -182,40 +171,12 @@ async function storeDecided(
     const kept = await storeInSlices(trx, decided)
     const queued = decided.filter((row) => row.status === 'queued' && kept.has(row.id))
     await enqueue(deps, trx, stream, queued, priorities)
-    await insertAlone(deps, trx, queue, deferred)
+    await insertSingly(deps, trx, queue, later.alone, ALONE_PRIORITY)
+    await insertSingly(deps, trx, queue, later.fetching, FETCHING_PRIORITY)
     return decided.filter((row) => kept.has(row.id))
   })
   report(deps, stream, stored)
-}
-
-/** False when the jobs were given back meanwhile (this worker was taken for dead): nothing is settled then. */
-async function finishJobs(
-  deps: ProcessingDeps,
-  trx: Transaction,
-  queue: string,
-  { jobs, worker }: Claim,
-): Promise<boolean> {
-  const ids = jobs.map((job) => job.id)
-  const released = await queries.releaseClaims(trx, queue, ids, worker)
-  if (released < ids.length) {
-    // All or none: a rescuer takes everything a worker holds.
-    if (released > 0) throw new Error(`of ${ids.length} claims ${released} were left`)
-    deps.log.warn({ queue, jobs: ids.length }, 'claim lost while processing; leaving it to others')
-    return false
-  }
-  await deps.boss.deleteJob(queue, [...jobs], within(trx))
-  return true
-}
-
-async function insertAlone(
-  deps: ProcessingDeps,
-  trx: Transaction,
-  queue: string,
-  ids: readonly string[],
-): Promise<void> {
-  if (ids.length === 0) return
-  const jobs = ids.map((id) => ({ data: { ids: [id] }, priority: ALONE_PRIORITY }))
-  await deps.boss.insert(queue, jobs, within(trx))
+  if (later.fetching.length > 0) deps.bells.ring(fetchingBell(stream.name))
 }
 
 async function enqueue(
@@ -251,13 +212,6 @@ async function storeInSlices(trx: Transaction, rows: readonly queries.ProcessedR
   }
   await flush()
   return kept
-}
-
-function buried({ id }: { readonly id: string }, code: string, reason: string): queries.ProcessedRow {
-  return {
-    ...{ id, code, reason, status: 'dead', provider: null, prepared: null },
-    ...{ template: null, template_version: null, partials: null, recipient_domain: null },
-  }
 }
 
 function report(deps: ProcessingDeps, stream: Stream, stored: readonly queries.ProcessedRow[]): void {

@@ -23,7 +23,12 @@ const OPTIONS = {
 
 export type QueueDefinition = { readonly name: string; readonly options: typeof OPTIONS }
 
-export type ProcessJob = { readonly ids: readonly string[] }
+export type ProcessJob = {
+  readonly ids: readonly string[]
+  /** Of a message whose attachments could not be fetched: how often that was tried, and what came of it last. */
+  readonly fetches?: number
+  readonly because?: string
+}
 
 export const FEEDBACK_QUEUE = 'feedback'
 

@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { WORKER_LOCK } from '../db/session.ts'
-import type { Transaction } from '../db/transaction.ts'
+import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Count } from '../meter.ts'
 
 export type OtherWorker = { readonly number: number; readonly name: string; readonly lock_is_free: boolean }
@@ -142,4 +142,28 @@ export async function purge(db: Database): Promise<boolean> {
     select greatest((select count(*) from keys), (select count(*) from feedback)) as most
   `.execute(db)
   return Number(rows[0]?.most) === PURGE_ROWS
+}
+
+const PURGE_ATTACHMENTS = 1_000
+
+/** Removes attachments that no message uses and that were given more than a day ago; true when there may be more. */
+export async function purgeAttachments(db: Database): Promise<boolean> {
+  return inTransaction(db, async (trx) => {
+    const { rows } = await sql<{ sha256: string }>`/* upkeep.lock_orphans */
+      select encode(a.sha256, 'hex') as sha256
+      from mail.attachment a
+      where a.given_at < now() - interval '1 day'
+        and not exists (select from mail.attachment_use u where u.sha256 = a.sha256)
+      limit ${PURGE_ATTACHMENTS}
+      for update of a skip locked
+    `.execute(trx)
+    if (rows.length === 0) return false
+    // Asked again under the lock: a use may have been noted just before it was taken.
+    await sql`/* upkeep.purge_attachments */
+      delete from mail.attachment a
+      where a.sha256 = any (array(select decode(given, 'hex') from unnest(${rows.map(({ sha256 }) => sha256)}::text[]) as given))
+        and not exists (select from mail.attachment_use u where u.sha256 = a.sha256)
+    `.execute(trx)
+    return rows.length === PURGE_ATTACHMENTS
+  })
 }

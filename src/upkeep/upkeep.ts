@@ -40,6 +40,7 @@ export function createUpkeepLoop(deps: UpkeepDeps): Loop {
       const made = await queries.ensurePartitions(deps.db)
       if (made > 0) deps.log.info({ partitions: made }, 'partitions made ahead')
       if (await queries.purge(deps.db)) nextRareAt = 0
+      if (await queries.purgeAttachments(deps.db)) nextRareAt = 0
       return false
     },
   })

@@ -73,6 +73,8 @@ const OPERATOR_TABLES = [
 const SECRET_TABLES = [
   'message_content',
   'message_prepared',
+  'attachment',
+  'attachment_use',
   'api_key',
   'api_key_bucket',
   'inbox',
@@ -139,6 +141,11 @@ describe('mail_enqueue', () => {
     }
     const [sent] = await as<{ id: string }>('mail_enqueue', `select mail.send('${MAIL}', 'key') as id`)
     assert.match(sent?.id ?? '', /^[0-9a-f-]{36}$/)
+    const [attached] = await as<{ sha256: string }>(
+      'mail_enqueue',
+      "select mail.attach('abc'::bytea) as sha256",
+    )
+    assert.match(attached?.sha256 ?? '', /^ba7816bf[0-9a-f]{56}$/)
   })
 
   test('may not choose what orders and names a message', async () => {
@@ -165,6 +172,7 @@ describe('mail_enqueue', () => {
       'update mail.outbox set priority = 0',
       `select mail.why('${sentId}')`,
       "select mail.suppress('a@example.com')",
+      "insert into mail.attachment (sha256, size, content) values (sha256('abc'), 3, 'abc')",
     ])
   })
 })

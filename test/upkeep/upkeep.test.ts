@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict'
+import { createHash, randomUUIDv7 } from 'node:crypto'
 import { test } from 'node:test'
+import { keepAttachments, useAttachments } from '../../src/attachment-store.ts'
 import { openPool } from '../../src/db/pool.ts'
+import { inTransaction } from '../../src/db/transaction.ts'
 import { createLog } from '../../src/log.ts'
-import { ensurePartitions, purge } from '../../src/upkeep/queries.ts'
+import { ensurePartitions, purge, purgeAttachments } from '../../src/upkeep/queries.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { post, untilStatus } from '../support/messages.ts'
@@ -35,6 +38,58 @@ test('expired idempotency keys and old rates are removed, the rest stays', async
     ['new', 'new'],
   )
 })
+
+test('attachments go when no message uses them and nobody gave them for a day', async (t) => {
+  const database = await createTestDatabase(t)
+  await database.query(
+    `insert into mail.attachment (sha256, size, content, given_at)
+     select sha256(name::bytea), octet_length(name::bytea), name::bytea, now() - age::interval
+     from (values ('orphan', '25 h'), ('fresh', '23 h'), ('used', '25 h'), ('again', '25 h')) given (name, age)`,
+  )
+  await database.query("insert into mail.attachment_use values (sha256('used'), '2020-01-01')")
+  await database.query("select mail.attach('again')")
+  const db = open(database)
+  const left = async () => {
+    const rows = await database.query<{ name: string }>(
+      "select convert_from(content, 'UTF8') as name from mail.attachment order by 1",
+    )
+    return rows.map(({ name }) => name)
+  }
+  assert.equal(await purgeAttachments(db), false)
+  assert.deepEqual(await left(), ['again', 'fresh', 'used'])
+  await database.query("delete from mail.attachment_use where day < '2021-01-01'")
+  await purgeAttachments(db)
+  assert.deepEqual(await left(), ['again', 'fresh'])
+})
+
+test('an attachment that a message is about to use is not taken from under it', async (t) => {
+  const database = await createTestDatabase(t)
+  const db = open(database)
+  const { sha256 } = content('old')
+  await database.query(
+    "insert into mail.attachment (sha256, size, content, given_at) values (sha256('old'), 3, 'old', now() - interval '2 days')",
+  )
+  const noting = Promise.withResolvers<void>()
+  const isNoted = Promise.withResolvers<void>()
+  const mover = openPool({ url: database.url, maxConnections: 1, role: undefined, log: createLog('silent') })
+  database.beforeDrop(mover.close)
+  const used = inTransaction(mover.db, async (trx) => {
+    await keepAttachments(trx, [content('old')], { isUsedAtOnce: true })
+    await useAttachments(trx, [{ messageId: randomUUIDv7(), sha256 }])
+    isNoted.resolve()
+    await noting.promise
+  })
+  await isNoted.promise
+  assert.equal(await purgeAttachments(db), false)
+  noting.resolve()
+  await used
+  await purgeAttachments(db)
+  assert.equal((await database.query('select from mail.attachment')).length, 1)
+})
+
+function content(text: string) {
+  return { sha256: createHash('sha256').update(text).digest('hex'), bytes: Buffer.from(text) }
+}
 
 test('partitions are made ahead, and mail that came before its partition is moved into it', async (t) => {
   const database = await createTestDatabase(t)
