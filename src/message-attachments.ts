@@ -8,8 +8,13 @@ import { excerpt, lineFault } from './message-text.ts'
 
 const MAX_FILENAME_CHARS = 255
 const MAX_PATH_CHARS = 2_048
-/** RFC 6838 section 4.2, without parameters: not every provider takes them. */
+/** RFC 6838 section 4.2. */
 const CONTENT_TYPE = /^[a-z0-9][a-z0-9!#$&^_.+-]{0,126}\/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}$/
+/** RFC 2045 section 5.1, tokens alone: `charset=utf-8`, or the `method=REQUEST` of an invitation. */
+const TYPE_PARAMETER = /^[\w-]{1,40}=[\w!#$&'*+.^`{|}~-]{1,80}$/
+/** What the composer writes itself. */
+const OWN_PARAMETER = /^(?:name|boundary)=/i
+const MAX_TYPE_PARAMETERS = 4
 /** Types whose meaning depends on parts of their own, which a file does not have (RFC 2046 sections 5.1 and 5.2). */
 const COMPOSITE = /^(?:multipart\/.*|message\/(?:partial|external-body))$/
 const CONTENT_ID = /^[\w.@-]{1,128}$/
@@ -130,17 +135,26 @@ function readContentType(field: string, given: string | undefined, filename: str
     const guessed = detectMimeType(filename)
     return CONTENT_TYPE.test(guessed) && !COMPOSITE.test(guessed) ? guessed : UNKNOWN_TYPE
   }
-  const type = given.trim().toLowerCase()
+  const [type = '', ...parameters] = given
+    .split(';', MAX_TYPE_PARAMETERS + 2)
+    .map((part, index) => (index === 0 ? part.trim().toLowerCase() : part.trim()))
   if (!CONTENT_TYPE.test(type)) {
     throw invalidAttachment(
       `${field}.content_type`,
-      `\`${excerpt(given)}\` is not a type and a subtype; use one like \`application/pdf\`, without parameters`,
+      `\`${excerpt(given)}\` is not a type and a subtype; use one like \`application/pdf\``,
+    )
+  }
+  const isParameter = (each: string) => TYPE_PARAMETER.test(each) && !OWN_PARAMETER.test(each)
+  if (parameters.length > MAX_TYPE_PARAMETERS || !parameters.every(isParameter)) {
+    throw invalidAttachment(
+      `${field}.content_type`,
+      `\`${excerpt(given)}\` has a parameter that cannot be used; use at most ${MAX_TYPE_PARAMETERS} like \`charset=utf-8\`, and \`filename\` for the name`,
     )
   }
   if (COMPOSITE.test(type)) {
     throw invalidAttachment(`${field}.content_type`, `\`${type}\` is not the type of a file; use another one`)
   }
-  return type
+  return [type, ...parameters].join('; ')
 }
 
 /** RFC 2392: one part of the message for each; `cid:` would be ambiguous otherwise. */

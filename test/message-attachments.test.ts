@@ -47,6 +47,12 @@ describe('an attachment', () => {
     )
   })
 
+  it('keeps the parameters of its type, as an invitation needs them', () => {
+    const given = 'Text/Calendar;method=REQUEST; charset=utf-8'
+    const [attachment] = read([pdf({ content_type: given })]).message.attachments ?? []
+    assert.equal(attachment?.content_type, 'text/calendar; method=REQUEST; charset=utf-8')
+  })
+
   it('has the type its name tells when none is given', () => {
     const types = ['a.pdf', 'b.PNG', 'c.ics', 'd.unknown-thing', 'noextension', 'e.mhtml'].map((filename) => {
       const [attachment] = read([pdf({ filename })]).message.attachments ?? []
@@ -123,7 +129,9 @@ const REFUSED: readonly (readonly [given: unknown, field: string, reason: RegExp
   [pdf({ content: 'aGVsbG8\u00a0' }), '.content', /place 8/],
   [pdf({ content: { type: 'Buffer', data: [1] } }), '.content', /an object/],
   [pdf({ content_type: 'pdf' }), '.content_type', /type and a subtype/],
-  [pdf({ content_type: 'text/html; charset=utf-8' }), '.content_type', /without parameters/],
+  [pdf({ content_type: 'text/html; charset="utf-8"' }), '.content_type', /parameter/],
+  [pdf({ content_type: 'application/pdf; name=other.exe' }), '.content_type', /parameter/],
+  [pdf({ content_type: 'text/html; a=1; b=2; c=3; d=4; e=5' }), '.content_type', /parameter/],
   [pdf({ content_type: 'text/html\r\nX-Evil: 1' }), '.content_type', /type and a subtype/],
   [pdf({ content_type: 'multipart/mixed' }), '.content_type', /not the type of a file/],
   [pdf({ content_type: 'Message/Partial' }), '.content_type', /not the type of a file/],
