@@ -56,7 +56,15 @@ create table mail.stream (
     constraint backoff_cap_is_at_least_base check (backoff_cap_s >= backoff_base_s),
   slots smallint not null default 20
     constraint slots_is_positive check (slots > 0),
-  created_at timestamptz not null default now()
+  unsubscribe boolean not null default false,
+  unsubscribe_mailto text
+    constraint unsubscribe_mailto_is_an_address check (unsubscribe_mailto ~ '^[!-;=?A-~]{1,64}@[A-Za-z0-9.-]{1,180}$'),
+  requires_unsubscribe boolean not null default false,
+  postal_address text
+    constraint postal_address_has_words_and_at_most_500_characters check (postal_address ~ '[[:alnum:]]' and length(postal_address) <= 500),
+  requires_postal_address boolean not null default false,
+  created_at timestamptz not null default now(),
+  constraint a_required_postal_address_is_given check (postal_address is not null or not requires_postal_address)
 );
 comment on table mail.stream is 'Kinds of mail that must not hold each other up: each has its own queues, slots and retry rules.';
 comment on column mail.stream.priority is '0 goes first, 9 last; a message may name its own.';
@@ -65,11 +73,17 @@ comment on column mail.stream.on_unknown is
   'When nobody can know whether a provider took a message: retry sends again (at least once), hold waits for a person or a webhook.';
 comment on column mail.stream.attempts is 'Failed attempts before a message becomes a dead letter.';
 comment on column mail.stream.slots is 'Sends in flight at once, per provider and worker process.';
+comment on column mail.stream.unsubscribe is
+  'Its mail can be unsubscribed from: List-Unsubscribe, and unsubscribe_url in templates. Needs SLUICE_PUBLIC_URL, or unsubscribe_mailto.';
+comment on column mail.stream.unsubscribe_mailto is 'An address that is offered beside the link; whoever reads its mail unsubscribes who asks.';
+comment on column mail.stream.requires_unsubscribe is 'A message that offers no way to unsubscribe is a dead letter.';
+comment on column mail.stream.postal_address is 'The sender''s, as postal_address in templates.';
+comment on column mail.stream.requires_postal_address is 'A message that does not show the postal address is a dead letter.';
 
-insert into mail.stream (name, priority, on_unknown) values
-  ('transactional', 3, 'retry'),
-  ('alerts', 2, 'retry'),
-  ('marketing', 7, 'hold');
+insert into mail.stream (name, priority, on_unknown, unsubscribe) values
+  ('transactional', 3, 'retry', false),
+  ('alerts', 2, 'retry', false),
+  ('marketing', 7, 'hold', true);
 
 create table mail.provider (
   name text primary key

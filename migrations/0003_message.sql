@@ -58,6 +58,7 @@ create table mail.message_prepared (
   sender json,
   reply_to json,
   attachments json,
+  list_unsubscribe text,
   primary key (id)
 ) partition by range (id);
 comment on table mail.message_prepared is
@@ -67,6 +68,8 @@ comment on column mail.message_prepared.sender is 'The template''s, when the mes
 comment on column mail.message_prepared.reply_to is 'The template''s, when the message names none: a list of {address, name}.';
 comment on column mail.message_prepared.attachments is
   'All attachments in their order, once those given by URL were fetched; unset when there was nothing to fetch.';
+comment on column mail.message_prepared.list_unsubscribe is
+  'The header of that name (RFC 2369), when the stream adds it; one that begins with a link takes one click (RFC 8058).';
 
 create sequence mail.event_seq cache 32;
 create table mail.event (

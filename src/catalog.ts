@@ -12,6 +12,12 @@ export type Stream = {
   /** A message still deferred at this age is given up. */
   readonly maxAgeMs: number
   readonly isPaused: boolean
+  readonly unsubscribe: {
+    readonly isOffered: boolean
+    readonly mailto: string | null
+    readonly isRequired: boolean
+  }
+  readonly postalAddress: { readonly text: string | null; readonly isRequired: boolean }
 }
 
 export const TRANSPORT_NAMES = ['smtp', 'inbox', 'ses', 'sendgrid', 'mailgun', 'postmark', 'resend'] as const
@@ -60,6 +66,12 @@ export async function readCatalog(db: Database): Promise<Catalog> {
           slots: row.slots,
           maxAgeMs: row.max_age_s * 1_000,
           isPaused: row.paused_at !== null,
+          unsubscribe: {
+            isOffered: row.unsubscribe,
+            mailto: row.unsubscribe_mailto,
+            isRequired: row.requires_unsubscribe,
+          },
+          postalAddress: { text: row.postal_address, isRequired: row.requires_postal_address },
         },
       ]),
     ),

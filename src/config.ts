@@ -28,6 +28,23 @@ const smtpUrl = z.string().superRefine((text, context) => {
   }
 })
 
+/** Long enough for a host and a path; a link with a token after it must stay one word of a header. */
+const MAX_PUBLIC_URL_CHARS = 200
+
+/** Read without the slash at its end, so that paths can be added to it. */
+const publicUrl = z.string().transform((text, context) => {
+  const url = URL.parse(text)
+  const isPlain =
+    url !== null &&
+    /^https?:$/.test(url.protocol) &&
+    [url.username, url.password, url.search, url.hash].every((part) => part === '')
+  if (!isPlain || url.href.length > MAX_PUBLIC_URL_CHARS) {
+    context.addIssue({ code: 'custom', message: 'must look like https://mail.example.com' })
+    return z.NEVER
+  }
+  return url.href.replace(/\/+$/, '')
+})
+
 const ROLES = ['api', 'worker'] as const
 export type Role = (typeof ROLES)[number]
 
@@ -108,6 +125,10 @@ const SETTINGS = {
     help: 'how long a stopping process waits for sends in flight',
     schema: integer(0, 600_000).default(25_000),
   },
+  SLUICE_PUBLIC_URL: {
+    help: 'where recipients reach this service, for links to unsubscribe: https://…',
+    schema: publicUrl.optional(),
+  },
   SLUICE_INBOX_KEEP: {
     help: 'newest mails the local inbox keeps',
     schema: integer(1, 1_000_000).default(1_000),
@@ -134,6 +155,8 @@ export type Config = {
   readonly acceptTimeoutMs: number
   readonly stopTimeoutMs: number
   readonly inboxKeep: number
+  /** Without a slash at its end. */
+  readonly publicUrl: string | undefined
   readonly isProduction: boolean
   /** The environment itself, for the variables that provider rows name. */
   readonly environment: Readonly<Record<string, string | undefined>>
@@ -161,9 +184,12 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   }
   const unknown = Object.keys(environment).filter((name) => name.startsWith('SLUICE_') && !(name in SETTINGS))
   problems.push(...unknown.map((name) => `${name} is not a setting of Sluice; see npm start -- --help`))
+  const settings = values as Settings
+  if (settings.NODE_ENV === 'production' && settings.SLUICE_PUBLIC_URL?.startsWith('http:')) {
+    problems.push('SLUICE_PUBLIC_URL: must be https in production (RFC 8058 section 3.1)')
+  }
   if (problems.length > 0) throw new ConfigError(problems)
 
-  const settings = values as Settings
   return Object.freeze({
     databaseUrl: settings.DATABASE_URL,
     smtpUrl: settings.SMTP_URL,
@@ -181,6 +207,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     acceptTimeoutMs: settings.SLUICE_ACCEPT_TIMEOUT_MS,
     stopTimeoutMs: settings.SLUICE_STOP_TIMEOUT_MS,
     inboxKeep: settings.SLUICE_INBOX_KEEP,
+    publicUrl: settings.SLUICE_PUBLIC_URL,
     isProduction: settings.NODE_ENV === 'production',
     environment,
   })

@@ -5,6 +5,7 @@ import type { Config } from './config.ts'
 import { type Database, openPool } from './db/pool.ts'
 import { createPinnedFetch } from './feedback/pinned-fetch.ts'
 import { Receiver } from './feedback/receive.ts'
+import { unsubscribe } from './feedback/unsubscribe.ts'
 import { createApp } from './http/app.ts'
 import type { BulkLimits } from './http/deps.ts'
 import { type HttpServer, listen } from './http/server.ts'
@@ -22,6 +23,8 @@ import { createRenderPool, type RenderPool } from './processing/render/render-po
 import { seedDefaultProvider } from './providers.ts'
 import { Bells } from './queue/bells.ts'
 import { type Boss, ensureQueues, startBoss } from './queue/boss.ts'
+import { readSecret } from './secret.ts'
+import { createUnsubscribeLinks, type UnsubscribeLinks } from './unsubscribe-links.ts'
 import { Rescuer } from './upkeep/rescue.ts'
 import { createStatisticsLoop } from './upkeep/statistics.ts'
 import { createUpkeepLoop } from './upkeep/upkeep.ts'
@@ -66,6 +69,7 @@ export type Core = {
   readonly meter: Meter
   readonly catalog: LiveCatalog
   readonly renderer: RenderPool
+  readonly unsubscribeLinks: UnsubscribeLinks
   /** Tells this process's rows from those of others: rates, and rows on their way through the intake. */
   readonly process: string
 }
@@ -97,6 +101,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
   })
   try {
     await seedDefaultProvider(db, config)
+    const unsubscribeLinks = createUnsubscribeLinks(await readSecret(db, 'unsubscribe'), config.publicUrl)
     const catalog = await LiveCatalog.open(db, () => ensureQueues(db))
     const boss = await startBoss(pool)
     const bells = new Bells(pool, log)
@@ -119,6 +124,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
       meter: new Meter(),
       catalog,
       renderer,
+      unsubscribeLinks,
       process: randomUUID(),
     }
     return { core, close }
@@ -285,7 +291,7 @@ async function openApi(
   { acceptor, mover, pressure, receiver }: Doors,
   hasInbox: boolean,
 ): Promise<HttpServer> {
-  const { config, db, log, catalog, renderer } = core
+  const { config, db, log, catalog, renderer, unsubscribeLinks } = core
   const keyUse = new KeyUse(db, log)
   await pressure.look()
   pressure.loop.start()
@@ -307,6 +313,8 @@ async function openApi(
       const checked = await renderer.check({ key: 'draft', ...source })
       return checked.ok ? undefined : checked.reason
     },
+    readUnsubscribeToken: (token) => unsubscribeLinks.read(token),
+    unsubscribe: (unsubscription) => unsubscribe(db, unsubscription, new Date()),
     previewTemplate: (source, variables) =>
       renderer.preview({ key: 'preview', onMissing: 'list', ...source }, variables),
   })

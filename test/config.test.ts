@@ -32,6 +32,7 @@ test('an empty environment is a working configuration', () => {
     acceptTimeoutMs: 10_000,
     stopTimeoutMs: 25_000,
     inboxKeep: 1_000,
+    publicUrl: undefined,
     isProduction: false,
   })
 })
@@ -92,6 +93,26 @@ test('a bootstrap key that no request could carry is refused', () => {
     assert.match(problemsOf({ SLUICE_API_KEY: key })[0] ?? '', /^SLUICE_API_KEY: must be at most 512 ASCII/)
   }
   assert.deepEqual(problemsOf({ SLUICE_API_KEY: 'k'.repeat(512) }), [])
+})
+
+test('the public URL is a plain one, loses the slash at its end, and is https in production', () => {
+  const publicUrl = (url: string) => readConfig({ SLUICE_PUBLIC_URL: url }).publicUrl
+  assert.equal(publicUrl('https://mail.example.com/'), 'https://mail.example.com')
+  assert.equal(publicUrl('HTTPS://Mail.Example.com:8443/sluice//'), 'https://mail.example.com:8443/sluice')
+  assert.equal(publicUrl('http://127.0.0.1:3000'), 'http://127.0.0.1:3000')
+  for (const url of [
+    'mail.example.com',
+    'ftp://mail.example.com',
+    'https://user:secret@mail.example.com',
+    'https://mail.example.com?x=1',
+    'https://mail.example.com#top',
+    `https://mail.example.com/${'x'.repeat(200)}`,
+  ]) {
+    const [problem] = problemsOf({ SLUICE_PUBLIC_URL: url })
+    assert.match(problem ?? '', /^SLUICE_PUBLIC_URL: must look like https:/, url)
+  }
+  const production = { NODE_ENV: 'production', SLUICE_PUBLIC_URL: 'http://mail.example.com' }
+  assert.match(problemsOf(production)[0] ?? '', /^SLUICE_PUBLIC_URL: must be https in production/)
 })
 
 test('roles are a list with room around its commas', () => {

@@ -25,6 +25,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/providers.md': [],
   'docs/suppression.md': [],
   'docs/feedback.md': [],
+  'docs/unsubscribe.md': [],
   'docs/performance.md': [],
   'docs/production.md': [],
   'docs/statistics.md': [],

@@ -466,6 +466,10 @@ export interface MailMessagePrepared {
    */
   left_out: string[] | null
   /**
+   * The header of that name (RFC 2369), when the stream adds it; one that begins with a link takes one click (RFC 8058).
+   */
+  list_unsubscribe: string | null
+  /**
    * The template's, when the message names none: a list of {address, name}.
    */
   reply_to: unknown | null
@@ -651,6 +655,12 @@ export interface MailScheduled {
   stream: string
 }
 
+export interface MailSecret {
+  created_at: Generated<Timestamp>
+  name: string
+  value: Buffer
+}
+
 export interface MailStat {
   bounced: Generated<Int8>
   clicked: Generated<Int8>
@@ -749,9 +759,21 @@ export interface MailStream {
   paused_at: Timestamp | null
   paused_by: string | null
   /**
+   * The sender's, as postal_address in templates.
+   */
+  postal_address: string | null
+  /**
    * 0 goes first, 9 last; a message may name its own.
    */
   priority: Generated<number>
+  /**
+   * A message that does not show the postal address is a dead letter.
+   */
+  requires_postal_address: Generated<boolean>
+  /**
+   * A message that offers no way to unsubscribe is a dead letter.
+   */
+  requires_unsubscribe: Generated<boolean>
   /**
    * Providers in the order they are tried.
    */
@@ -760,6 +782,14 @@ export interface MailStream {
    * Sends in flight at once, per provider and worker process.
    */
   slots: Generated<number>
+  /**
+   * Its mail can be unsubscribed from: List-Unsubscribe, and unsubscribe_url in templates. Needs SLUICE_PUBLIC_URL, or unsubscribe_mailto.
+   */
+  unsubscribe: Generated<boolean>
+  /**
+   * An address that is offered beside the link; whoever reads its mail unsubscribes who asks.
+   */
+  unsubscribe_mailto: string | null
 }
 
 export interface MailSuppression {
@@ -949,6 +979,7 @@ export interface DB {
   'mail.queue': MailQueue
   'mail.queue_depth': MailQueueDepth
   'mail.scheduled': MailScheduled
+  'mail.secret': MailSecret
   'mail.stat': MailStat
   'mail.stat_time': MailStatTime
   'mail.stat_value': MailStatValue

@@ -45,7 +45,7 @@ export function outgoingMail(claimed: ClaimedMessage, contents: ReadonlyMap<stri
     cc: shown(message.cc),
     replyTo: message.reply_to.length > 0 ? message.reply_to : (claimed.reply_to ?? []),
     subject: message.subject ?? claimed.subject ?? '',
-    headers: message.headers,
+    headers: headersOf(claimed),
     ...(html === undefined || html === null ? {} : { html }),
     // An empty text beside HTML asks for a mail without a text part.
     ...(text === undefined || text === null || (text === '' && html) ? {} : { text }),
@@ -90,4 +90,17 @@ function withContent(attachment: Attachment, contents: ReadonlyMap<string, Buffe
   if (content === undefined) return []
   const { filename, content_type: contentType, content_id: contentId } = attachment
   return [{ filename, contentType, content, ...(contentId === undefined ? {} : { contentId }) }]
+}
+
+/** With one link in List-Unsubscribe, a POST to it is enough (RFC 8058 section 3.1). */
+function headersOf({ message, list_unsubscribe: list }: ClaimedMessage): Readonly<Record<string, string>> {
+  if (list === null) return message.headers
+  const others = Object.entries(message.headers).filter(
+    ([name]) => name.toLowerCase() !== 'list-unsubscribe-post',
+  )
+  return {
+    ...Object.fromEntries(others),
+    'List-Unsubscribe': list,
+    ...(list.startsWith('<http') && { 'List-Unsubscribe-Post': 'List-Unsubscribe=One-Click' }),
+  }
 }

@@ -28,6 +28,8 @@ export type ClaimedMessage = {
   readonly reply_to: readonly Address[] | null
   /** Instead of the message's own, when some had to be fetched. */
   readonly attachments: readonly Attachment[] | null
+  /** Of the stream's making, when the message brings none. */
+  readonly list_unsubscribe: string | null
   /** Recipients an earlier attempt already settled, one way or the other. */
   readonly settled: readonly string[] | null
 }
@@ -55,7 +57,7 @@ export async function claimMessages(
     select
       m.id, m.attempts as attempt, m.queued_at, m.accepted_at, m.claimed_at::text as claimed_at,
       m.priority, c.message, p.subject, p.html, p.text, p.left_out, p.sender, p.reply_to,
-      p.attachments,
+      p.list_unsubscribe, p.attachments,
       case when m.is_partly_settled then (
         select array_agg(e.recipient)
         from mail.event e

@@ -1,5 +1,6 @@
 import { sql } from 'kysely'
 import type { Transaction } from '../db/transaction.ts'
+import type { Unsubscription } from '../unsubscribe-links.ts'
 import type { FeedbackEvent } from './event.ts'
 import type { Unmatched } from './matching.ts'
 import { clean, type StorableEvent, storable, storableDetail } from './storable.ts'
@@ -258,5 +259,20 @@ export async function finishWaiting(
       next_try_at = clock_timestamp() + row.delay_ms * interval '1 millisecond'
     from json_to_recordset(${JSON.stringify(postponed)}::json) as row (id bigint, message_id uuid, delay_ms bigint)
     where u.id = row.id
+  `.execute(trx)
+}
+
+/** Puts an address on the list of a stream, unless it is there with as much reason. */
+export async function suppressUnsubscribed(
+  trx: Transaction,
+  { messageId, stream, address }: Unsubscription,
+  at: Date,
+): Promise<void> {
+  await sql`/* feedback.unsubscribe */
+    select mail.store_suppressions(json_build_array(json_build_object(
+      'address', ${address}::text, 'scope', ${stream}::text, 'origin', 'unsubscribe', 'reason', 'unsubscribed',
+      'source', 'feedback',
+      'evidence', mail.suppression_evidence('unsubscribe', ${at.toISOString()}, ${messageId}::uuid, '{}')
+    )))
   `.execute(trx)
 }

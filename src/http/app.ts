@@ -3,6 +3,7 @@ import { METHOD_NAME_ALL } from 'hono/router'
 import { ByteRoom } from '../byte-room.ts'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import { ApiError } from '../errors.ts'
+import { UNSUBSCRIBE_PATH } from '../unsubscribe-links.ts'
 import { apiKeyRoutes } from './api-keys.ts'
 import { authenticate } from './auth.ts'
 import { limitBodyTo } from './body-limit.ts'
@@ -18,6 +19,7 @@ import { statsRoutes } from './stats.ts'
 import { suppressionImportRoutes } from './suppression-csv.ts'
 import { suppressionRoutes } from './suppressions.ts'
 import { templateRoutes } from './templates.ts'
+import { unsubscribeRoutes } from './unsubscribe.ts'
 import { webhookSourceRoutes } from './webhook-sources.ts'
 import { MAX_WEBHOOK_BYTES, webhookRoutes } from './webhooks.ts'
 
@@ -46,6 +48,7 @@ export function createApp(deps: AppDeps): Hono {
   app.onError((error, c) => answerError(deps, error, c))
   app.notFound((c) => answerNotFound(app, c))
   app.route('/', healthRoutes(deps))
+  app.route(UNSUBSCRIBE_PATH, unsubscribeRoutes(deps))
   if (deps.hasInbox) {
     app.get('/', (c) => c.redirect('/inbox'))
     app.route('/inbox', inboxRoutes({ db: deps.db }))

@@ -20,6 +20,11 @@ const streamSchema = z.strictObject({
   backoff_cap_s: positive.max(604_800).optional(),
   max_age_s: positive.max(2_592_000).optional(),
   slots: positive.max(1_000).optional(),
+  unsubscribe: z.boolean().optional(),
+  unsubscribe_mailto: z.string().nullable().optional(),
+  requires_unsubscribe: z.boolean().optional(),
+  postal_address: z.string().max(500).nullable().optional(),
+  requires_postal_address: z.boolean().optional(),
 })
 
 const bucketSchema = z.strictObject({

@@ -6,6 +6,7 @@ import type { Message } from '../message.ts'
 import type { MessageLimits } from '../message-schema.ts'
 import type { DeclaredVariable, TemplatePartial } from '../template-content.ts'
 import type { CheckedSource, PublishDeps } from '../template-publish.ts'
+import type { UnsubscribeLinks, Unsubscription } from '../unsubscribe-links.ts'
 import type { WebhookKind } from '../webhook-kinds.ts'
 
 /** What one message is handed in with. */
@@ -97,6 +98,9 @@ export type AppDeps = {
     source: PreviewSource,
     variables: Readonly<Record<string, unknown>>,
   ) => Promise<Preview>
+  readonly readUnsubscribeToken: UnsubscribeLinks['read']
+  /** Safe to repeat. */
+  readonly unsubscribe: (unsubscription: Unsubscription) => Promise<void>
   readonly hasInbox: boolean
   /** Verifies a call and stores it durably; rejects only when the database cannot be reached. */
   readonly receiveWebhook: (

@@ -2,10 +2,12 @@ import { parseAddress } from '../address.ts'
 import type { Provider, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import type { Address, Message, TemplateReference } from '../message.ts'
+import type { UnsubscribeLinks } from '../unsubscribe-links.ts'
 import * as queries from './queries.ts'
 import type { Rendered, RenderRequest, RenderResult } from './render/contract.ts'
 import type { RenderPool } from './render/render-pool.ts'
 import { findTemplates, sourceOf, type Templates, type UsableTemplate } from './templates.ts'
+import { type Bodies, lackOf, NO_OFFER, type Offer, offerOf, streamVariables } from './unsubscribe.ts'
 
 /** What processing decides for each message of a batch, before anything is written. */
 export type Prepared = {
@@ -17,6 +19,7 @@ export type Prepared = {
 export type PrepareDeps = {
   readonly db: Database
   readonly renderer: RenderPool
+  readonly unsubscribeLinks: UnsubscribeLinks
 }
 
 const REASON_LENGTH = 2_000
@@ -35,8 +38,10 @@ export async function prepareBatch(
     findTemplates(deps.db, batch),
     queries.findSuppressed(deps.db, stream.name, [...new Set(batch.flatMap(recipientsOf))]),
   ])
+  const offers = new Map(batch.map((each) => [each, offerOf(stream, each, deps.unsubscribeLinks)]))
+  const given = (each: queries.AcceptedMessage) => streamVariables(stream, offers.get(each) ?? NO_OFFER)
   const [{ rendered, deferred }, texts] = await Promise.all([
-    render(deps.renderer, batch, templates),
+    render(deps.renderer, batch, templates, given),
     deriveTexts(deps.renderer, batch),
   ])
   const provider = stream.route.find((name) => providers.has(name))
@@ -50,6 +55,7 @@ export async function prepareBatch(
         template,
         rendered: rendered.get(each.id),
         text: texts.get(each.id),
+        offer: offers.get(each) ?? NO_OFFER,
         suppressed,
         provider,
         stream,
@@ -64,6 +70,7 @@ type Known = {
   readonly rendered: RenderResult | undefined
   /** Made of the HTML the message brings. */
   readonly text: string | undefined
+  readonly offer: Offer
   readonly suppressed: ReadonlySet<string>
   readonly provider: string | undefined
   readonly stream: Stream
@@ -71,7 +78,7 @@ type Known = {
 
 function decide(known: Known): queries.ProcessedRow {
   const { message } = known.accepted
-  const { template, rendered, provider } = known
+  const { template, rendered, offer, provider } = known
   const base = {
     id: known.accepted.id,
     provider: null,
@@ -112,8 +119,18 @@ function decide(known: Known): queries.ProcessedRow {
   }
   const derived = known.text === undefined ? {} : { text: known.text }
   const parts = rendered?.ok === true ? rendered.rendered : derived
+  const lack = lackOf(known.stream, known.accepted, offer, bodiesOf(message, template, parts))
+  if (lack !== undefined) return die(lack.code, lack.reason)
   const origin = template === undefined ? {} : originOf(message, template)
-  return { ...base, status: 'queued', provider, prepared: preparedOf({ ...parts, ...origin }, leftOut) }
+  const prepared = preparedOf({ ...parts, ...origin }, leftOut, offer.header)
+  return { ...base, status: 'queued', provider, prepared }
+}
+
+/** Those that somebody wrote, and so can put right; an empty text only asks for none. */
+function bodiesOf(message: Message, template: UsableTemplate | undefined, parts: Rendered): Bodies {
+  const { html, text } = template === undefined ? message : parts
+  const isWritten = template?.text !== null && text !== ''
+  return { html, text: isWritten ? text : undefined }
 }
 
 type Origin = { readonly sender?: Address; readonly reply_to?: readonly Address[] }
@@ -155,8 +172,12 @@ function versionsOf(template: UsableTemplate | undefined): Readonly<Record<strin
   return Object.fromEntries(template.partials.map(({ name, version }) => [name, version]))
 }
 
-function preparedOf(parts: Rendered & Origin, leftOut: readonly string[]): queries.ProcessedRow['prepared'] {
-  if (Object.keys(parts).length === 0 && leftOut.length === 0) return null
+function preparedOf(
+  parts: Rendered & Origin,
+  leftOut: readonly string[],
+  listUnsubscribe: string | null = null,
+): queries.ProcessedRow['prepared'] {
+  if (Object.keys(parts).length === 0 && leftOut.length === 0 && listUnsubscribe === null) return null
   return {
     subject: parts.subject ?? null,
     html: parts.html ?? null,
@@ -164,6 +185,7 @@ function preparedOf(parts: Rendered & Origin, leftOut: readonly string[]): queri
     left_out: leftOut.length > 0 ? leftOut : null,
     sender: parts.sender ?? null,
     reply_to: parts.reply_to ?? null,
+    list_unsubscribe: listUnsubscribe,
   }
 }
 
@@ -183,13 +205,16 @@ async function render(
   renderer: RenderPool,
   batch: readonly queries.AcceptedMessage[],
   templates: Templates,
+  given: (accepted: queries.AcceptedMessage) => Readonly<Record<string, string>>,
 ): Promise<{ rendered: Map<string, RenderResult>; deferred: string[] }> {
   const requests: RenderRequest[] = []
-  for (const { id, message } of batch) {
+  for (const each of batch) {
+    const { id, message } = each
     const template = message.template && templates(message.template)
     if (message.template === undefined || template === undefined) continue
     const source = sourceOf(template, message.subject === undefined)
-    requests.push({ id, template: source, variables: message.template.variables, derivesText: true })
+    const variables = { ...message.template.variables, ...given(each) }
+    requests.push({ id, template: source, variables, derivesText: true })
   }
   if (requests.length === 0) return { rendered: new Map(), deferred: [] }
   const { results, deferred } = await renderer.render(requests)

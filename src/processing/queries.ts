@@ -167,6 +167,7 @@ export type ProcessedRow = {
     /** The template's, when the message names none. */
     readonly sender: Address | null
     readonly reply_to: readonly Address[] | null
+    readonly list_unsubscribe: string | null
   } | null
 }
 
@@ -191,7 +192,7 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
       from json_to_recordset(${JSON.stringify(flat)}::json) as row (
         id uuid, status text, provider text, template text, template_version integer, partials json,
         code text, reason text, recipient_domain text, is_prepared boolean, subject text, html text, text text,
-        left_out text[], sender json, reply_to json
+        left_out text[], sender json, reply_to json, list_unsubscribe text
       )
     ), stored as (
       update mail.message m
@@ -205,14 +206,14 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
       where m.id = row.id and m.id = any (${ids}::uuid[]) and m.status = 'accepted'
       returning m.id, m.stream, m.source, m.template
     ), prepared as (
-      insert into mail.message_prepared (id, subject, html, text, left_out, sender, reply_to)
-      select row.id, row.subject, row.html, row.text, row.left_out, row.sender, row.reply_to
+      insert into mail.message_prepared (id, subject, html, text, left_out, sender, reply_to, list_unsubscribe)
+      select row.id, row.subject, row.html, row.text, row.left_out, row.sender, row.reply_to, row.list_unsubscribe
       from row join stored using (id)
       where row.is_prepared
       -- A dead letter that is retried is processed anew.
       on conflict (id) do update
       set subject = excluded.subject, html = excluded.html, text = excluded.text, left_out = excluded.left_out,
-        sender = excluded.sender, reply_to = excluded.reply_to
+        sender = excluded.sender, reply_to = excluded.reply_to, list_unsubscribe = excluded.list_unsubscribe
     ), dead as (
       insert into mail.dead_letter (
         message_id, stage, code, reason, stream, template, template_version, source, recipient_domain

@@ -4,6 +4,7 @@ import { inTransaction, type Transaction } from '../db/transaction.ts'
 import { Loop } from '../loop.ts'
 import { within } from '../queue/boss.ts'
 import { dispatchQueue, jobPriority, processQueue } from '../queue/queues.ts'
+import type { UnsubscribeLinks } from '../unsubscribe-links.ts'
 import {
   ALONE_PRIORITY,
   type Claim,
@@ -48,6 +49,7 @@ const SLICE_CHARS = 16_000_000
 export type ProcessingDeps = FetchingDeps & {
   readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
   readonly renderer: RenderPool
+  readonly unsubscribeLinks: UnsubscribeLinks
 }
 
 type Lane = 'batches' | 'alone'

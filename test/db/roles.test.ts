@@ -84,6 +84,7 @@ const SECRET_TABLES = [
   'template',
   'template_version',
   'finder',
+  'secret',
 ]
 
 /** Statements that change what only the service, through its own code, may change. */

@@ -83,8 +83,8 @@ describe('an address suppressed between processing and sending', () => {
       onRecipient: (address) =>
         address === 'busy@example.net' ? { code: 450, text: '4.2.1 Mailbox busy' } : undefined,
     })
-    const service = await startTestService(database, { SMTP_URL: sink.url })
     await database.query('update mail.stream set backoff_base_s = 1, backoff_cap_s = 1')
+    const service = await startTestService(database, { SMTP_URL: sink.url })
     const id = await post(service, { to: ['ann@example.net', 'busy@example.net'] })
     await untilStatus(database, id, 'deferred')
     await database.query("select mail.suppress('busy@example.net')")
@@ -135,8 +135,8 @@ describe('a recipient that the relay refuses for good', () => {
       ['later@example.net', { code: 450, text: '4.2.1 Mailbox busy' }],
     ])
     const sink = await startSmtpSink(t, { onRecipient: (address) => refusals.get(address) })
-    const service = await startTestService(database, { SMTP_URL: sink.url })
     await database.query('update mail.stream set attempts = 2, backoff_base_s = 1, backoff_cap_s = 1')
+    const service = await startTestService(database, { SMTP_URL: sink.url })
     const id = await post(service, { to: ['never@example.net', 'later@example.net'] })
     await deadLetterOf(database, id)
     assert.equal((await eventTypesOf(database, id)).filter((type) => type === 'recipient_refused').length, 1)

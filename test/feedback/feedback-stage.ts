@@ -69,6 +69,8 @@ export async function openFeedback(database: TestDatabase) {
     admit: () => undefined,
     checkTemplate: async () => undefined,
     previewTemplate: () => Promise.reject(new Error('not here')),
+    readUnsubscribeToken: () => undefined,
+    unsubscribe: () => Promise.reject(new Error('not part of this stage')),
     hasInbox: false,
     receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),
   })

@@ -192,6 +192,8 @@ test('a fault of our own is 500 and says nothing of the database', async () => {
     checkTemplate: async () => undefined,
     previewTemplate: () => Promise.reject(new Error('this process cannot do it')),
     receiveWebhook: async () => 'no_such_endpoint',
+    readUnsubscribeToken: () => undefined,
+    unsubscribe: () => Promise.reject(new Error('this process cannot do it')),
     hasInbox: false,
   })
   const response = await app.request('/emails', {

@@ -34,6 +34,24 @@ for (const provider of PROVIDERS) {
       assert.ok(sent.includes(MAIL.messageId) && sent.includes('X-Sluice-Id'))
     })
 
+    test('the headers of a click to unsubscribe go with the mail', async (t) => {
+      const standIn = await startStandIn(t, provider)
+      const headers = {
+        'List-Unsubscribe':
+          '<https://mail.example.com/u/token>, <mailto:leave@example.com?subject=unsubscribe>',
+        'List-Unsubscribe-Post': 'List-Unsubscribe=One-Click',
+      }
+      await openFor(t, provider, standIn.url).send(outgoing({ headers }))
+      const [received] = standIn.requests
+      assert.ok(received)
+      const sent =
+        provider === 'ses'
+          ? Buffer.from(jsonOf(received).Content.Raw.Data, 'base64').toString()
+          : received.body.toString()
+      const unfolded = sent.replaceAll(/\r\n /g, ' ')
+      for (const part of Object.entries(headers).flat()) assert.ok(unfolded.includes(part), part)
+    })
+
     test('a wrong key is the provider’s affair, not the message’s', async (t) => {
       const standIn = await startStandIn(t, provider)
       const credentials = provider === 'ses' ? `${STAND_IN_AWS.id}:wrong` : 'wrong'
