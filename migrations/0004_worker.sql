@@ -18,7 +18,7 @@ create table mail.claim (
   primary key (queue, job_id)
 );
 comment on table mail.claim is
-  'Processing jobs being worked on, by worker: what is given back when it dies. (A message being sent names its worker itself.)';
+  'Jobs of processing and of webhooks being worked on, by worker: what is given back when it dies. (A message being sent names its worker itself.)';
 
 create table mail.throughput (
   bucket_at timestamptz not null,

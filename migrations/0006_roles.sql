@@ -6,7 +6,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, mail, pg_temp
 as $$
 begin
-  if name !~ '^(process|dispatch)(\.[a-z0-9_-]{1,64}){1,2}$' and name <> 'feedback' then
+  if name !~ '^(process|dispatch|webhook)(\.[a-z0-9_-]{1,64}){1,2}$' and name <> 'feedback' then
     raise exception 'not a queue of Sluice: %', name using errcode = 'invalid_parameter_value';
   end if;
   perform pgboss.create_queue(name, options);
@@ -58,6 +58,7 @@ begin
     grant select on mail.queue, mail.dlq, mail.dlq_summary, mail.provider_status, mail.stream, mail.provider, mail.bucket,
       mail.provider_event, mail.worker, mail.intake_loss, mail.stats, mail.stat, mail.stat_time to mail_reader;
     grant select on mail.webhook_source, mail.webhook_status, mail.feedback_parked to mail_reader;
+    grant select on mail.webhook_endpoint_status to mail_reader;
     -- The views ask these with the reader's own rights.
     grant execute on function mail.provider_hold(text, boolean), mail.most_common(jsonb),
       mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_reader;
@@ -74,6 +75,12 @@ begin
     grant select, update (hard_codes, soft_bounces, soft_within, soft_for) on mail.suppression_rule to mail_operator;
     grant select on mail.webhook_source, mail.webhook_status, mail.webhook_refusal, mail.feedback_parked to mail_operator;
     grant execute on function mail.feedback_retry(text, integer) to mail_operator;
+    -- What webhooks tell holds subjects, which are not an operator's to read.
+    grant select on mail.webhook_endpoint, mail.webhook_endpoint_status, mail.webhook_attempt to mail_operator;
+    grant select (id, endpoint_id, message_id, event_id, type, state, attempts, tries, created_at, next_attempt_at,
+      last_attempt_at, last_status, last_error) on mail.webhook_delivery to mail_operator;
+    grant execute on function mail.webhook_enable(uuid), mail.webhook_disable(uuid, text), mail.webhook_replay(text),
+      mail.webhook_replay(uuid, timestamptz), mail.webhook_id_floor(timestamptz) to mail_operator;
     -- The pace of a provider is an operator's to change; where mail goes is not.
     grant insert (provider, name, quota, window_s, utilization, burst, reserve, counts),
       update (quota, window_s, utilization, burst, reserve, counts), delete on mail.bucket to mail_operator;

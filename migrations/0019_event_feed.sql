@@ -55,6 +55,8 @@ begin
   get diagnostics adopted = row_count;
   update mail.consumer set cursor = mail.latest_event()
   where split_part(cursor, ':', 1)::xid8 > pg_current_xact_id();
+  update mail.webhook_endpoint set skipped_from = null, backfill_from = null
+  where coalesce(skipped_from, backfill_from) is not null;
   return adopted;
 end
 $$;

@@ -133,6 +133,10 @@ const SETTINGS = {
     help: 'newest mails the local inbox keeps',
     schema: integer(1, 1_000_000).default(1_000),
   },
+  SLUICE_WEBHOOK_HOSTS: {
+    help: 'hosts of your own that webhooks may go to beside the public internet: http://host:port or host:port, comma-separated',
+    schema: listedHosts.optional(),
+  },
   NODE_ENV: { help: 'production refuses the local inbox', schema: z.string().optional() },
 } as const
 
@@ -157,6 +161,7 @@ export type Config = {
   readonly inboxKeep: number
   /** Without a slash at its end. */
   readonly publicUrl: string | undefined
+  readonly webhookHosts: readonly ListedHost[]
   readonly isProduction: boolean
   /** The environment itself, for the variables that provider rows name. */
   readonly environment: Readonly<Record<string, string | undefined>>
@@ -208,6 +213,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     stopTimeoutMs: settings.SLUICE_STOP_TIMEOUT_MS,
     inboxKeep: settings.SLUICE_INBOX_KEEP,
     publicUrl: settings.SLUICE_PUBLIC_URL,
+    webhookHosts: settings.SLUICE_WEBHOOK_HOSTS ?? [],
     isProduction: settings.NODE_ENV === 'production',
     environment,
   })

@@ -301,6 +301,7 @@ async function openApi(
     catalog,
     hasInbox,
     keyring: new Keyring(db, config.apiKey, { onUse: (keyId) => keyUse.note(keyId) }),
+    webhookHosts: config.webhookHosts,
     maxBodyBytes: config.maxBodyBytes,
     acceptTimeoutMs: config.acceptTimeoutMs,
     messageLimits: limitsOf(config),

@@ -18,6 +18,7 @@ import { AttachmentFetcher } from './processing/attachment-fetcher.ts'
 import { createProcessingLanes, type ProcessingLane } from './processing/worker.ts'
 import { createSchedulerLoop } from './schedule/scheduler.ts'
 import type { Core } from './service.ts'
+import { OutgoingWebhooks } from './webhooks/outgoing-webhooks.ts'
 
 /** Half of the second within which a pause, a breaker and new settings are to be noticed. */
 const LOOK_EACH_MS = 500
@@ -43,6 +44,7 @@ export class Worker {
   readonly #watch: Loop
   readonly #feedback: readonly Loop[]
   readonly #scheduler: Loop
+  readonly #webhooks: OutgoingWebhooks
   /** Who may send, as of the latest look. */
   #admitted = ''
   #stopping = false
@@ -60,6 +62,12 @@ export class Worker {
       db: core.db,
       hosts: core.config.attachmentHosts,
       room: new ByteRoom(FETCH_ROOM_BYTES),
+    })
+    this.#webhooks = new OutgoingWebhooks({
+      ...core,
+      hosts: core.config.webhookHosts,
+      worker: () => this.number,
+      random: Math.random,
     })
     this.#watch = new Loop({
       name: 'catalog',
@@ -90,6 +98,7 @@ export class Worker {
       worker.#watch.start()
       for (const loop of worker.#feedback) loop.start()
       worker.#scheduler.start()
+      worker.#webhooks.start()
       return worker
     } catch (error) {
       await session.close(true)
@@ -109,6 +118,7 @@ export class Worker {
       Promise.all([...this.#dispatchers.values()].map((dispatcher) => dispatcher.stop(limit))),
       this.#scheduler.stop(),
       Promise.all([...this.#processing.values()].flat().map((lane) => lane.stop())),
+      this.#webhooks.stop(limit),
     ])
     const isWritten = await this.#settler.finish(limit)
     await this.#health.finish()

@@ -33,6 +33,7 @@ test('an empty environment is a working configuration', () => {
     stopTimeoutMs: 25_000,
     inboxKeep: 1_000,
     publicUrl: undefined,
+    webhookHosts: [],
     isProduction: false,
   })
 })

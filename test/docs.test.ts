@@ -26,6 +26,8 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/suppression.md': [],
   'docs/feedback.md': [],
   'docs/unsubscribe.md': [],
+  'docs/webhooks.md': [],
+  'docs/events.md': [],
   'docs/performance.md': [],
   'docs/production.md': [],
   'docs/statistics.md': [],

@@ -891,12 +891,110 @@ export interface MailWaitingJob {
   stream: string | null
 }
 
+export interface MailWebhookAttempt {
+  at: Timestamp
+  delivery_id: string
+  duration_ms: number
+  error: string | null
+  number: number
+  response: string | null
+  status: number | null
+}
+
+export interface MailWebhookDelivery {
+  /**
+   * Requests made for it, ever.
+   */
+  attempts: Generated<number>
+  created_at: Generated<Timestamp>
+  endpoint_id: string
+  event_id: Int8
+  /**
+   * The webhook-id of its requests, the same at every attempt and replay. Made of the time of the event, the event and the endpoint, so that an event can be there only once.
+   */
+  id: string
+  last_attempt_at: Timestamp | null
+  last_error: string | null
+  last_status: number | null
+  message_id: string
+  next_attempt_at: Generated<Timestamp | null>
+  payload: unknown
+  /**
+   * pending: not tried yet; attempting: failed so far, will be tried again; success; failed: given up.
+   */
+  state: Generated<string>
+  /**
+   * Requests made since it was made or replayed: where it is in the schedule of retries.
+   */
+  tries: Generated<number>
+  type: string
+}
+
+export interface MailWebhookEndpoint {
+  /**
+   * Cursor: what it missed is being made up for, from here.
+   */
+  backfill_from: string | null
+  backfill_since: Timestamp | null
+  created_at: Generated<Timestamp>
+  description: string | null
+  disabled_at: Timestamp | null
+  disabled_reason: string | null
+  /**
+   * Null: all.
+   */
+  events: string[] | null
+  /**
+   * The first failure after the last success; after five days of failures it is disabled.
+   */
+  failing_since: Timestamp | null
+  /**
+   * Attempts that failed since the last one that did not.
+   */
+  failures: Generated<number>
+  id: Generated<string>
+  last_failure: string | null
+  /**
+   * Cursor of the first events it was not told of, being disabled: from where mail.webhook_replay looks.
+   */
+  skipped_from: string | null
+  status: Generated<string>
+  url: string
+}
+
+export interface MailWebhookEndpointStatus {
+  description: string | null
+  disabled_at: Timestamp | null
+  disabled_reason: string | null
+  disabled_unless_well_by: Timestamp | null
+  events: string[] | null
+  failing_since: Timestamp | null
+  failures: number | null
+  host: string | null
+  id: string | null
+  last_failure: string | null
+  oldest: Timestamp | null
+  status: string | null
+  waiting: Int8 | null
+}
+
 export interface MailWebhookRefusal {
   endpoint: string
   first_at: Generated<Timestamp>
   last_at: Generated<Timestamp>
   reason: string
   refused: Int8
+}
+
+export interface MailWebhookSecret {
+  created_at: Generated<Timestamp>
+  endpoint_id: string
+  /**
+   * Set when a newer one took its place: until then both sign.
+   */
+  expires_at: Timestamp | null
+  number: Generated<Int8>
+  secret: string
 }
 
 export interface MailWebhookSource {
@@ -991,7 +1089,12 @@ export interface DB {
   'mail.template_version': MailTemplateVersion
   'mail.throughput': MailThroughput
   'mail.waiting_job': MailWaitingJob
+  'mail.webhook_attempt': MailWebhookAttempt
+  'mail.webhook_delivery': MailWebhookDelivery
+  'mail.webhook_endpoint': MailWebhookEndpoint
+  'mail.webhook_endpoint_status': MailWebhookEndpointStatus
   'mail.webhook_refusal': MailWebhookRefusal
+  'mail.webhook_secret': MailWebhookSecret
   'mail.webhook_source': MailWebhookSource
   'mail.webhook_status': MailWebhookStatus
   'mail.worker': MailWorker

@@ -20,6 +20,7 @@ import { suppressionImportRoutes } from './suppression-csv.ts'
 import { suppressionRoutes } from './suppressions.ts'
 import { templateRoutes } from './templates.ts'
 import { unsubscribeRoutes } from './unsubscribe.ts'
+import { webhookEndpointRoutes } from './webhook-endpoints.ts'
 import { webhookSourceRoutes } from './webhook-sources.ts'
 import { MAX_WEBHOOK_BYTES, webhookRoutes } from './webhooks.ts'
 
@@ -40,6 +41,7 @@ const API_PATHS = [
   '/suppressions',
   '/api-keys',
   '/webhook-sources',
+  '/webhooks',
 ]
 
 /** The REST API in Resend's shape, and in development the local inbox. */
@@ -80,6 +82,7 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/suppressions', suppressionRoutes(deps))
   app.route('/api-keys', apiKeyRoutes(deps))
   app.route('/webhook-sources', webhookSourceRoutes(deps))
+  app.route('/webhooks', webhookEndpointRoutes(deps))
   return app
 }
 

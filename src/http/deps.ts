@@ -1,6 +1,7 @@
 import type { Catalog, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import type { Keyring } from '../keyring.ts'
+import type { ListedHost } from '../listed-hosts.ts'
 import type { Log } from '../log.ts'
 import type { Message } from '../message.ts'
 import type { MessageLimits } from '../message-schema.ts'
@@ -108,4 +109,6 @@ export type AppDeps = {
     endpoint: string,
     call: WebhookCall,
   ) => Promise<'taken' | 'no_such_endpoint' | 'refused' | 'put_off'>
+  /** Where webhooks may go beside the public internet. */
+  readonly webhookHosts: readonly ListedHost[]
 }

@@ -17,6 +17,10 @@ export function webhookRoutes(deps: Pick<AppDeps, 'receiveWebhook'>, limitBody: 
   for (const kind of WEBHOOK_KINDS) {
     routes.post(`/${kind}/:endpoint`, limitBody, (c) => receive(deps, kind, c.req.param('endpoint'), c))
   }
+  // A kind that is mistyped must not be asked for an API key, as what else is below /webhooks is.
+  routes.post('/:kind/:endpoint', () => {
+    throw noSuchEndpoint()
+  })
   return routes
 }
 
@@ -26,15 +30,14 @@ async function receive(
   endpoint: string,
   c: Context,
 ): Promise<Response> {
-  const noSuchEndpoint = new ApiError('not_found', 'There is no such webhook endpoint.')
-  if (!NAME.test(endpoint)) throw noSuchEndpoint
+  if (!NAME.test(endpoint)) throw noSuchEndpoint()
   const body = Buffer.from(await c.req.arrayBuffer())
   const receipt = await receiveWebhook(kind, endpoint, { header: (name) => c.req.header(name), body })
   switch (receipt) {
     case 'taken':
       return c.json({ received: true })
     case 'no_such_endpoint':
-      throw noSuchEndpoint
+      throw noSuchEndpoint()
     case 'refused':
       throw new ApiError('invalid_signature', 'The proof of this request is missing, wrong or too old.')
     case 'put_off':
@@ -42,4 +45,8 @@ async function receive(
         retryAfterS: 10,
       })
   }
+}
+
+function noSuchEndpoint(): ApiError {
+  return new ApiError('not_found', 'There is no such webhook endpoint.')
 }

@@ -3,7 +3,7 @@ import type { Pool } from 'pg'
 import { type Db, fromKysely, PgBoss } from 'pg-boss'
 import type { Database } from '../db/pool.ts'
 import type { Transaction } from '../db/transaction.ts'
-import { queuesFor } from './queues.ts'
+import { queuesFor, WEBHOOK_QUEUE_OPTIONS } from './queues.ts'
 
 export type { PgBoss as Boss } from 'pg-boss'
 
@@ -56,5 +56,14 @@ export async function ensureQueues(db: Database): Promise<void> {
     select mail.ensure_queue(name, options)
     from json_to_recordset(${JSON.stringify(wanted)}::json) as wanted (name text, options jsonb)
     where not exists (select from pgboss.queue q where q.name = wanted.name)
+  `.execute(db)
+}
+
+/** Makes the queues of webhook endpoints that lack one. Safe to repeat. */
+export async function ensureWebhookQueues(db: Database): Promise<void> {
+  await sql`/* queue.ensure_webhooks */
+    select mail.ensure_queue('webhook.' || e.id, ${JSON.stringify(WEBHOOK_QUEUE_OPTIONS)}::jsonb)
+    from mail.webhook_endpoint e
+    where not exists (select from pgboss.queue q where q.name = 'webhook.' || e.id)
   `.execute(db)
 }

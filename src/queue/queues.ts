@@ -6,6 +6,7 @@
  * | `process.<stream>` | `{ids}`, a batch of message ids of one priority | a stream's backlog is not another's |
  * | `dispatch.<provider>.<stream>` | one message; the job's id is the message's | slots and pace belong to both |
  * | `feedback` | `{ids}`, a batch of `mail.feedback` | what providers tell is nobody's backlog |
+ * | `webhook.<endpoint>` | one delivery; the job's id is the delivery's | (it has none, but slots of its own) |
  *
  * Jobs end by `deleteJob`: our own tables are the history, and deleting writes 40 % less WAL than
  * completing. Expiry, heartbeats and retries of pg-boss are not used: a dead worker is noticed within
@@ -20,6 +21,8 @@ const OPTIONS = {
   retryDelay: 0,
   retentionSeconds: 365 * 86_400,
 } as const
+
+export const WEBHOOK_QUEUE_OPTIONS = { ...OPTIONS, partition: false } as const
 
 export type QueueDefinition = { readonly name: string; readonly options: typeof OPTIONS }
 
@@ -40,6 +43,11 @@ export function processQueue(stream: string): string {
 
 export function dispatchQueue(provider: string, stream: string): string {
   return `dispatch.${provider}.${stream}`
+}
+
+/** Tells one endpoint of the app; all of them share pg-boss's common table, since they come and go. */
+export function webhookQueue(endpoint: string): string {
+  return `webhook.${endpoint}`
 }
 
 /** pg-boss fetches the highest number first; our 0 is the most urgent of 0–9. */

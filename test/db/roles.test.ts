@@ -55,6 +55,7 @@ const READER_VIEWS = [
   'feedback_parked',
   'intake_limit',
   'intake_pressure',
+  'webhook_endpoint_status',
 ]
 const OPERATOR_TABLES = [
   ...READER_VIEWS,
@@ -69,6 +70,8 @@ const OPERATOR_TABLES = [
   'dead_letter',
   'suppression_rule',
   'feedback_unmatched',
+  'webhook_endpoint',
+  'webhook_attempt',
 ]
 const SECRET_TABLES = [
   'message_content',
@@ -85,6 +88,8 @@ const SECRET_TABLES = [
   'template_version',
   'finder',
   'secret',
+  'webhook_secret',
+  'webhook_delivery',
 ]
 
 /** Statements that change what only the service, through its own code, may change. */
@@ -119,6 +124,11 @@ const WRITES = [
   'delete from mail.intake_limit',
   'select mail.ensure_partitions()',
   "select mail.ensure_queue('process.evil', '{}')",
+  "select * from mail.webhook_create('https://evil.example.com')",
+  'select mail.webhook_rotate(gen_random_uuid())',
+  'select mail.webhook_remove(gen_random_uuid())',
+  "update mail.webhook_endpoint set url = 'https://evil.example.com'",
+  "select mail.webhook_requeue(gen_random_uuid(), '{}')",
   'select mail.apply_grants()',
   'select * from mail.watch_intake()',
   'create table mail.mine ()',
@@ -209,6 +219,8 @@ const REPAIRS = [
   "select mail.settle_unknown(gen_random_uuid(), 'sent')",
   'select mail.cancel(gen_random_uuid())',
   'select mail.reschedule(gen_random_uuid(), now())',
+  'select mail.webhook_disable(gen_random_uuid()), mail.webhook_enable(gen_random_uuid())',
+  "select mail.webhook_replay('msg_none')",
   "insert into mail.bucket (provider, name, quota) values ('default', 'mine', 5) on conflict (provider, name) do update set quota = 5",
   "update mail.bucket set quota = 1 where name = 'none'",
   "select mail.suppress_many('{a@example.net}', 'old list', 'marketing')",
@@ -233,6 +245,11 @@ describe('mail_operator', () => {
     const [row] = await as<{ why: string }>('mail_operator', `select mail.why('${sentId}') as why`)
     assert.match(row?.why ?? '', /^Not waiting: provider default accepted it/)
     await as('mail_operator', "select mail.suppress('Ann@Example.net'), mail.unsuppress('ann@example.net')")
+  })
+
+  test('may see which events were told, and how that went, and not what was told', async () => {
+    await as('mail_operator', 'select id, type, state, last_status from mail.webhook_delivery')
+    await mayNot('mail_operator', ['select payload from mail.webhook_delivery'])
   })
 
   test('may not read bodies or keys, and changes nothing by hand', async () => {

@@ -72,6 +72,7 @@ export async function openFeedback(database: TestDatabase) {
     readUnsubscribeToken: () => undefined,
     unsubscribe: () => Promise.reject(new Error('not part of this stage')),
     hasInbox: false,
+    webhookHosts: [],
     receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),
   })
   database.beforeDrop(async () => {

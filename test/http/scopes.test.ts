@@ -17,6 +17,8 @@ const PUBLIC = new Set([
   'GET /readyz',
   // Their proof is the provider's signature.
   ...WEBHOOK_KINDS.map((kind) => `POST /webhooks/${kind}/:endpoint`),
+  // Found by nobody.
+  'POST /webhooks/:kind/:endpoint',
 ])
 
 type Route = { readonly name: string; readonly method: string; readonly path: string }

@@ -1,0 +1,371 @@
+import { sql } from 'kysely'
+import type { Database } from '../db/pool.ts'
+import { NotRegisteredError, registration } from '../db/registration.ts'
+import type { Transaction } from '../db/transaction.ts'
+import type { Address } from '../message.ts'
+
+export type Endpoint = {
+  readonly id: string
+  /** Null: all. */
+  readonly events: readonly string[] | null
+  readonly status: 'enabled' | 'disabled'
+  readonly skipped_from: string | null
+  readonly backfill_from: string | null
+  readonly backfill_since: Date | null
+}
+
+/** How far webhooks have come; undefined while another process is at it. */
+export async function takeCursor(trx: Transaction): Promise<string | undefined> {
+  const { rows } = await sql<{ cursor: string }>`/* webhooks.take_cursor */
+    select cursor from mail.consumer where name = 'webhooks' for update skip locked
+  `.execute(trx)
+  return rows[0]?.cursor
+}
+
+/** Moves the cursor and tells who listens: at most once a round, since NOTIFY serialises commits. */
+export async function moveCursor(trx: Transaction, cursor: string): Promise<void> {
+  await sql`/* webhooks.move_cursor */
+    with moved as (
+      update mail.consumer set cursor = ${cursor}, moved_at = clock_timestamp() where name = 'webhooks'
+    )
+    select pg_notify('sluice_events', ${cursor}::text)
+  `.execute(trx)
+}
+
+export async function listEndpoints(db: Database | Transaction): Promise<Endpoint[]> {
+  const { rows } = await sql<Endpoint>`/* webhooks.endpoints */
+    select id, events, status, skipped_from, backfill_from, backfill_since from mail.webhook_endpoint
+  `.execute(db)
+  return rows
+}
+
+/** One event as it happened, with what a webhook says of its message. */
+export type FeedEvent = {
+  readonly cursor: string
+  readonly event_id: string
+  readonly message_id: string
+  readonly at: Date
+  readonly type: string
+  readonly recipient: string | null
+  readonly detail: Readonly<Record<string, unknown>> | null
+  readonly accepted_at: Date | null
+  readonly stream: string | null
+  readonly from: Address | null
+  /** The template's, when the message names none. */
+  readonly sender: Address | null
+  readonly to: readonly Address[] | null
+  readonly subject: string | null
+  readonly tags: readonly { readonly name: string; readonly value: string }[] | null
+  readonly metadata: Readonly<Record<string, string>> | null
+  /** Of a dead letter. */
+  readonly reason: string | null
+}
+
+export type FeedPage = {
+  /** Of these types, in the order of the feed. */
+  readonly events: readonly FeedEvent[]
+  /** Of all types. */
+  readonly seen: number
+  /** After all that was seen; undefined when there was nothing. */
+  readonly cursor: string | undefined
+}
+
+/** The next events of the feed; those of other types are passed over. */
+export async function readFeed(
+  trx: Transaction,
+  after: string,
+  types: readonly string[],
+  most: number,
+): Promise<FeedPage> {
+  const { rows } = await sql<FeedEvent & { seen: string; is_wanted: boolean }>`/* webhooks.read_feed */
+    with happened as materialized (
+      select e.*, row_number() over () as nth, count(*) over () as seen, e.type = any (${types}::text[]) as is_wanted
+      from mail.read_events(${after}, ${most}::integer) e
+    )
+    select
+      h.cursor, split_part(h.cursor, ':', 2) as event_id, h.message_id, h.at, h.type, h.recipient, h.detail,
+      h.seen, h.is_wanted, m.accepted_at, m.stream, c."from", c."to", coalesce(c.subject, p.subject) as subject,
+      c.tags, c.metadata, p.sender, d.reason
+    from happened h
+    -- Laterals with a limit: each event finds its message by the key, whatever the planner knows of the tables.
+    left join lateral (
+      select m.accepted_at, m.stream from mail.message m where m.id = h.message_id and h.is_wanted limit 1
+    ) m on true
+    left join lateral (
+      select t.*
+      from (
+        select c.message
+        from mail.message_content c
+        where c.id = h.message_id and h.is_wanted
+          -- What the intake refused is kept as it was given, and may hold text that cannot be read.
+          and h.detail ->> 'stage' is distinct from 'intake'
+        limit 1
+      ) c
+      cross join lateral json_to_record(c.message)
+        as t ("from" json, "to" json, subject text, tags json, metadata json)
+    ) c on true
+    left join lateral (
+      select p.subject, p.sender from mail.message_prepared p where p.id = h.message_id and h.is_wanted limit 1
+    ) p on true
+    left join lateral (
+      select d.reason from mail.dead_letter d where d.message_id = h.message_id and h.type = 'dead' limit 1
+    ) d on true
+    where h.is_wanted or h.nth = h.seen
+    order by h.nth
+  `.execute(trx)
+  const last = rows.at(-1)
+  return {
+    events: rows.filter((row) => row.is_wanted),
+    seen: Number(last?.seen ?? 0),
+    cursor: last?.cursor,
+  }
+}
+
+export type NewEvent = {
+  readonly event_id: string
+  readonly message_id: string
+  readonly type: string
+  readonly payload: object
+}
+export type NewDelivery = { readonly id: string; readonly endpoint_id: string; readonly event_id: string }
+
+/** Stores what is to be told to whom; returns what was not there before. */
+export async function storeDeliveries(
+  trx: Transaction,
+  events: readonly NewEvent[],
+  deliveries: readonly NewDelivery[],
+): Promise<{ id: string; endpoint_id: string }[]> {
+  const { rows } = await sql<{ id: string; endpoint_id: string }>`/* webhooks.store_deliveries */
+    insert into mail.webhook_delivery (id, endpoint_id, message_id, event_id, type, payload)
+    select d.id, d.endpoint_id, e.message_id, e.event_id, e.type, e.payload
+    from json_to_recordset(${JSON.stringify(events)}::json)
+      as e (event_id bigint, message_id uuid, type text, payload json)
+    join json_to_recordset(${JSON.stringify(deliveries)}::json)
+      as d (id text, endpoint_id uuid, event_id bigint) using (event_id)
+    on conflict (id) do nothing
+    returning id, endpoint_id
+  `.execute(trx)
+  return rows
+}
+
+/** From here on these endpoints, which are disabled, miss something; what they missed before stays noted. */
+export async function noteSkipped(
+  trx: Transaction,
+  endpoints: readonly string[],
+  cursor: string,
+): Promise<void> {
+  await sql`/* webhooks.note_skipped */
+    update mail.webhook_endpoint set skipped_from = ${cursor}
+    where id = any (${endpoints}::uuid[]) and skipped_from is null
+  `.execute(trx)
+}
+
+/** Where making up for what an endpoint missed has come to; null: nothing is missing any more. */
+export async function moveBackfill(trx: Transaction, endpoint: string, cursor: string | null): Promise<void> {
+  await sql`/* webhooks.move_backfill */
+    update mail.webhook_endpoint
+    set backfill_from = ${cursor}::text,
+      skipped_from = case when ${cursor}::text is null and status = 'enabled' then null else skipped_from end
+    where id = ${endpoint}::uuid
+  `.execute(trx)
+}
+
+/** A delivery in hand: all that its request needs. */
+export type Claimed = {
+  readonly id: string
+  readonly url: string
+  readonly body: string
+  /** Requests made for it in this run of the schedule. */
+  readonly tries: number
+  readonly secrets: readonly string[]
+}
+
+const claimed = sql`
+  d.id, d.payload::text as body, d.tries, e.url, (
+    select coalesce(array_agg(s.secret order by s.number desc), '{}')
+    from mail.webhook_secret s
+    where s.endpoint_id = e.id and (s.expires_at is null or s.expires_at > now())
+  ) as secrets`
+
+/**
+ * Notes that this worker has these jobs in hand, so that they are given back when it dies, and returns what they
+ * are to tell. Throws a NotRegisteredError when this worker was taken for dead.
+ */
+export async function claimDeliveries(
+  trx: Transaction,
+  { queue, ids, worker }: { queue: string; ids: readonly string[]; worker: number },
+): Promise<Claimed[]> {
+  // One row without an id when we are registered and there is nothing to tell.
+  const { rows } = await sql<Claimed | { readonly id: null }>`/* webhooks.claim */
+    with me as materialized (${registration(worker)}),
+    -- The commit need not wait for the disk: a claim that a crash of Postgres undoes is simply made again.
+    relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
+    taken as (
+      insert into mail.claim (queue, job_id, worker)
+      select ${queue}, substr(id, 5)::uuid, me.number
+      from me cross join relaxed cross join unnest(${ids}::text[]) as id
+      on conflict (queue, job_id) do update set worker = excluded.worker
+    )
+    select ${claimed}
+    from me
+    left join (
+      mail.webhook_delivery d
+      join mail.webhook_endpoint e on e.id = d.endpoint_id
+    ) on d.id = any (${ids}::text[])
+  `.execute(trx)
+  if (rows.length === 0) throw new NotRegisteredError(worker)
+  return rows.filter((row) => row.id !== null)
+}
+
+/** What this worker holds of a queue: after a claim whose commit was never answered. */
+export async function heldDeliveries(db: Database, queue: string, worker: number): Promise<Claimed[]> {
+  const { rows } = await sql<Claimed>`/* webhooks.held */
+    select ${claimed}
+    from mail.claim c
+    join mail.webhook_delivery d on d.id = 'msg_' || replace(c.job_id::text, '-', '')
+    join mail.webhook_endpoint e on e.id = d.endpoint_id
+    where c.queue = ${queue} and c.worker = ${worker}
+  `.execute(db)
+  return rows
+}
+
+export async function releaseClaims(trx: Transaction, queue: string, ids: readonly string[]): Promise<void> {
+  await sql`/* webhooks.release */
+    delete from mail.claim
+    where queue = ${queue} and job_id in (select substr(id, 5)::uuid from unnest(${ids}::text[]) as id)
+  `.execute(trx)
+}
+
+/** What one request came to, as it is written. */
+export type Outcome = {
+  readonly id: string
+  readonly worker: number
+  readonly state: 'success' | 'attempting' | 'failed'
+  /** Until the next attempt; null when there is none. */
+  readonly delay_ms: number | null
+  /** False: nothing came of it, because we were stopping. */
+  readonly counts: boolean
+  /** ISO 8601. */
+  readonly at: string
+  readonly duration_ms: number
+  readonly status: number | null
+  readonly response: string | null
+  readonly error: string | null
+}
+
+/**
+ * Writes what these requests came to; returns the ids that were still this worker's. Those given to another meanwhile,
+ * and those whose endpoint was removed, are left alone.
+ */
+export async function storeOutcomes(
+  trx: Transaction,
+  queue: string,
+  outcomes: readonly Outcome[],
+): Promise<Set<string>> {
+  const ids = outcomes.map(({ id }) => id)
+  const { rows } = await sql<{ id: string }>`/* webhooks.store_outcomes */
+    with outcome as materialized (
+      select *
+      from json_to_recordset(${JSON.stringify(outcomes)}::json) as o (
+        id text, worker integer, state text, delay_ms double precision, counts boolean, at timestamptz,
+        duration_ms integer, status integer, response text, error text
+      )
+    ), mine as (
+      delete from mail.claim c
+      using outcome o
+      where c.queue = ${queue} and c.job_id = substr(o.id, 5)::uuid and c.worker = o.worker
+      returning o.id
+    ), told as (
+      update mail.webhook_delivery d
+      set state = o.state, attempts = d.attempts + 1, tries = d.tries + 1, last_attempt_at = o.at,
+        last_status = o.status, last_error = o.error,
+        next_attempt_at = clock_timestamp() + make_interval(secs => o.delay_ms / 1000)
+      from outcome o
+      join mine using (id)
+      where d.id = o.id and d.id = any (${ids}::text[]) and o.counts
+      returning d.id, d.attempts
+    ), recorded as (
+      insert into mail.webhook_attempt (delivery_id, number, at, duration_ms, status, response, error)
+      select told.id, told.attempts, o.at, o.duration_ms, o.status, o.response, o.error
+      from told join outcome o using (id)
+    ), trimmed as (
+      delete from mail.webhook_attempt a using told
+      where a.delivery_id = told.id and a.delivery_id = any (${ids}::text[]) and a.number <= told.attempts - 20
+    )
+    select id from mine
+  `.execute(trx)
+  return new Set(rows.map(({ id }) => id))
+}
+
+export type Health = {
+  readonly failures: number
+  readonly hasSucceeded: boolean
+  readonly isGone: boolean
+  readonly firstFailureAt: string | null
+  readonly lastFailure: string | null
+}
+
+/** Five days of nothing but failures: nobody is there, or nobody cares. */
+const GIVE_UP_AFTER = sql`interval '5 days'`
+
+/** How an endpoint does; returns why it is disabled, when this disabled it. */
+export async function noteHealth(
+  trx: Transaction,
+  endpoint: string,
+  { failures, hasSucceeded, isGone, firstFailureAt, lastFailure }: Health,
+): Promise<string | undefined> {
+  const { rows } = await sql<{ disabled_reason: string | null }>`/* webhooks.note_health */
+    with known as materialized (
+      select id, status, failing_since from mail.webhook_endpoint where id = ${endpoint}::uuid for no key update
+    ), now_failing as (
+      select
+        id, status,
+        case when not ${hasSucceeded}::boolean then coalesce(failing_since, ${firstFailureAt}::timestamptz) end as since
+      from known
+    ), verdict as (
+      select
+        id, since,
+        case
+          when status = 'disabled' then null
+          when ${isGone}::boolean then 'it answered 410 Gone'
+          when since < clock_timestamp() - ${GIVE_UP_AFTER} and ${failures}::integer > 0 then
+            format('every request since %s failed, the latest: %s', since, ${lastFailure}::text)
+        end as reason
+      from now_failing
+    )
+    update mail.webhook_endpoint e
+    set failures = case when ${hasSucceeded}::boolean then 0 else e.failures + ${failures}::integer end,
+      failing_since = verdict.since,
+      last_failure = coalesce(${lastFailure}::text, e.last_failure),
+      status = case when verdict.reason is null then e.status else 'disabled' end,
+      disabled_at = case when verdict.reason is null then e.disabled_at else clock_timestamp() end,
+      disabled_reason = coalesce(verdict.reason, e.disabled_reason)
+    from verdict
+    where e.id = verdict.id and (${failures}::integer > 0 or e.failing_since is not null)
+    returning verdict.reason as disabled_reason
+  `.execute(trx)
+  return rows[0]?.disabled_reason ?? undefined
+}
+
+/** What an app was told of is kept for so long, and what is never going to be told. */
+const KEPT = sql`interval '30 days'`
+
+/** Removes old deliveries, at most `most`; returns how many. */
+export async function purgeDeliveries(db: Database, most: number): Promise<number> {
+  const { rows } = await sql`/* webhooks.purge */
+    delete from mail.webhook_delivery
+    where id in (
+      select d.id
+      from mail.webhook_delivery d
+      where d.id < mail.webhook_id_floor(now() - ${KEPT})
+        and (
+          d.state in ('success', 'failed')
+          or not exists (select from mail.webhook_endpoint e where e.id = d.endpoint_id)
+        )
+      order by d.id
+      limit ${most}
+    )
+    returning 1
+  `.execute(db)
+  return rows.length
+}
