@@ -17,6 +17,8 @@ const PUBLIC = new Set([
   'GET /readyz',
   // Their proof is the provider's signature.
   ...WEBHOOK_KINDS.map((kind) => `POST /webhooks/${kind}/:endpoint`),
+  // The signed token is the proof.
+  ...['GET', 'POST', 'OPTIONS'].map((method) => `${method} /u/:token`),
   // Found by nobody.
   'POST /webhooks/:kind/:endpoint',
 ])
