@@ -183,10 +183,15 @@ class Exchange {
     if (this.#ended) return
     clearTimeout(this.#stepTimer)
     this.#phase = 'sending'
+    const { socket } = this.#request
+    // Between bytes taken, not for all of them: a large body on a slow link is no stall.
+    const stalled = () => this.#fail('timed_out', `no byte was taken for ${this.#timeouts.headersMs} ms`)
+    socket?.setTimeout(this.#timeouts.headersMs, stalled)
     const last = this.#body.length - 1
     this.#request.write(this.#body.subarray(0, last), (error) => {
       // A fault while writing is reported as an event of the request.
       if (this.#ended || error) return
+      socket?.setTimeout(0, stalled)
       this.#phase = 'sent'
       this.#stepTimer = this.#limit(this.#timeouts.headersMs)
       this.#request.end(this.#body.subarray(last))
