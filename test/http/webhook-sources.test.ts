@@ -51,11 +51,11 @@ test('a source is made, changed as a whole, listed with its path, and deleted', 
   const { body } = await call('GET', '/webhook-sources')
   assert.deepEqual(
     body.data?.map(({ name }) => name),
-    ['amazon'],
+    ['amazon', 'dsn'],
   )
   assert.equal((await call('DELETE', '/webhook-sources/amazon')).status, 200)
   assert.deepEqual((await call('DELETE', '/webhook-sources/amazon')).status, 404)
-  assert.deepEqual((await call('GET', '/webhook-sources')).body.data, [])
+  assert.equal((await call('GET', '/webhook-sources')).body.data?.length, 1)
 })
 
 test('a source that makes no sense is refused with the field or the rule, and nothing is written', async () => {
