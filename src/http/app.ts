@@ -14,7 +14,7 @@ import { emailRoutes } from './emails.ts'
 import { FailedAttempts } from './failed-attempts.ts'
 import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
-import { MAX_MAIL_BYTES, mailReportRoutes } from './mail-reports.ts'
+import { mailReportRoutes } from './mail-reports.ts'
 import { limitRequests, RequestRates } from './request-rate.ts'
 import { statsRoutes } from './stats.ts'
 import { suppressionImportRoutes } from './suppression-csv.ts'
@@ -59,7 +59,7 @@ export function createApp(deps: AppDeps): Hono {
 
   // Before the API's own paths: what comes here has no key.
   const failures = new FailedAttempts()
-  app.route('/webhooks/dsn', mailReportRoutes(deps, failures, limitBodyTo(MAX_MAIL_BYTES, 'of a mail')))
+  app.route('/webhooks/dsn', mailReportRoutes(deps, failures))
   app.route('/webhooks', webhookRoutes(deps, limitBodyTo(MAX_WEBHOOK_BYTES, 'of a webhook')))
 
   const authenticated = authenticate(deps.keyring, failures)
