@@ -120,6 +120,34 @@ test('a bounce to that address settles its message and suppresses; a guessed one
   await untilStatus(database, await post(service, { to: ['gone@example.net'] }), 'suppressed')
 })
 
+test('a source that asks for bounce addresses parks what only names a message', async () => {
+  const strict = await service.request('/webhook-sources/dsn', {
+    method: 'PUT',
+    body: { kind: 'dsn', options: { requires_bounce_address: true } },
+  })
+  assert.equal(strict.status, 200)
+  const id = await post(service, { to: ['named@example.net'] })
+  await untilStatus(database, id, 'sent')
+  const report = `X-Failed-Recipients: named@example.net\n\nX-Sluice-Id: ${id}\n`
+  await service.request('/webhooks/dsn', { body: report })
+  const parked = await eventually('the report is parked', async () => {
+    const rows = await database.query('select reason from mail.feedback_parked order by id desc limit 1')
+    return rows[0]?.reason?.includes('not sent to the bounce address') === true && rows
+  })
+  assert.equal(parked.length, 1)
+  assert.equal((await readMessage(database, id))?.status, 'sent')
+
+  await service.request('/webhook-sources/dsn', { method: 'PUT', body: { kind: 'dsn' } })
+  await database.query("select mail.feedback_retry('dsn', 1000)")
+  await untilStatus(database, id, 'bounced')
+  await assert.rejects(
+    database.query(
+      `update mail.webhook_source set options = '{"requires_bounce_address": "yes"}' where name = 'dsn'`,
+    ),
+    /requires_bounce_address_is_true_or_false/,
+  )
+})
+
 test('what is no domain is refused', async () => {
   for (const domain of [
     '',
