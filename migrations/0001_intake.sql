@@ -56,6 +56,9 @@ create table mail.stream (
     constraint backoff_cap_is_at_least_base check (backoff_cap_s >= backoff_base_s),
   slots smallint not null default 20
     constraint slots_is_positive check (slots > 0),
+  bounce_domain text
+    constraint bounce_domain_is_a_domain_in_lower_case
+    check (length(bounce_domain) <= 180 and bounce_domain ~ '^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?[.])+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'),
   unsubscribe boolean not null default false,
   unsubscribe_mailto text
     constraint unsubscribe_mailto_is_an_address check (unsubscribe_mailto ~ '^[!-;=?A-~]{1,64}@[A-Za-z0-9.-]{1,180}$'),
@@ -79,6 +82,8 @@ comment on column mail.stream.unsubscribe_mailto is 'An address that is offered 
 comment on column mail.stream.requires_unsubscribe is 'A message that offers no way to unsubscribe is a dead letter.';
 comment on column mail.stream.postal_address is 'The sender''s, as postal_address in templates.';
 comment on column mail.stream.requires_postal_address is 'A message that does not show the postal address is a dead letter.';
+comment on column mail.stream.bounce_domain is
+  'Mail that goes out by SMTP has an envelope sender of its own there (bounce+…@), so that a bounce tells which message it is about. Null: the From address.';
 
 insert into mail.stream (name, priority, on_unknown, unsubscribe) values
   ('transactional', 3, 'retry', false),

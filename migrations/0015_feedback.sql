@@ -4,7 +4,7 @@ create table mail.webhook_source (
   name text primary key
     constraint source_name_is_short_and_plain check (name ~ '^[a-z0-9_-]{1,64}$'),
   kind text not null
-    constraint source_kind_is_known check (kind in ('ses', 'sendgrid', 'mailgun', 'postmark', 'resend', 'generic')),
+    constraint source_kind_is_known check (kind in ('ses', 'sendgrid', 'mailgun', 'postmark', 'resend', 'generic', 'dsn')),
   provider text references mail.provider on update cascade on delete set null,
   secrets_env text
     constraint secrets_env_is_a_variable_name check (secrets_env ~ '^[A-Z_][A-Z0-9_]*$'),
@@ -23,14 +23,17 @@ create table mail.webhook_source (
       false
     )
   ),
-  constraint source_names_the_variable_of_its_secrets check (kind = 'ses' or secrets_env is not null)
+  constraint requires_bounce_address_is_true_or_false check (
+    coalesce(jsonb_typeof(options -> 'requires_bounce_address') = 'boolean', true)
+  ),
+  constraint source_names_the_variable_of_its_secrets check (kind in ('ses', 'dsn') or secrets_env is not null)
 );
 comment on table mail.webhook_source is
   'Who may tell us what became of mail: each row is an address POST /webhooks/<kind>/<name>, proved by a signature or credentials.';
 comment on column mail.webhook_source.provider is 'The provider these events are about; null when several send through one account.';
 comment on column mail.webhook_source.secrets_env is
-  'Name of the environment variable with the secret or public key; several, by spaces or commas, while one replaces another. Never the secret itself.';
-comment on column mail.webhook_source.options is 'ses: {"topic_arns": [...]}, the only SNS topics that are believed.';
+  'Name of the environment variable with the secret or public key; several, by spaces or commas, while one replaces another. Never the secret itself. Of dsn: null when only API keys may bring reports.';
+comment on column mail.webhook_source.options is 'ses: {"topic_arns": [...]}, the only SNS topics that are believed. dsn: {"requires_bounce_address": true}, only mail that came back to the bounce address of a message is.';
 
 create table mail.feedback (
   id bigint generated always as identity primary key,
@@ -53,7 +56,7 @@ comment on table mail.feedback is
   'Each delivery of a webhook whose proof was right, once, as it came. Applied ones are kept for 30 days, which also keeps their keys from being used again.';
 comment on column mail.feedback.event_key is 'The delivery''s own id, or a digest of it: a repeat is stored once.';
 comment on column mail.feedback.reason is 'Why it is parked; of applied ones, what there was nothing to do about.';
-comment on column mail.feedback.body is 'The raw bytes that were verified.';
+comment on column mail.feedback.body is 'The raw bytes that were verified; of a mail (dsn) its first 256 KiB.';
 
 create table mail.webhook_refusal (
   endpoint text not null references mail.webhook_source on update cascade on delete cascade,

@@ -9,6 +9,8 @@ export type Stream = {
   readonly attempts: number
   readonly backoff: { readonly baseMs: number; readonly factor: number; readonly capMs: number }
   readonly slots: number
+  /** Where bounces come back to, each message's to an address of its own; null: to the sender. */
+  readonly bounceDomain: string | null
   /** A message still deferred at this age is given up. */
   readonly maxAgeMs: number
   readonly isPaused: boolean
@@ -64,6 +66,7 @@ export async function readCatalog(db: Database): Promise<Catalog> {
             capMs: row.backoff_cap_s * 1_000,
           },
           slots: row.slots,
+          bounceDomain: row.bounce_domain,
           maxAgeMs: row.max_age_s * 1_000,
           isPaused: row.paused_at !== null,
           unsubscribe: {

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { Pool } from 'pg'
+import { type BounceAddresses, createBounceAddresses } from './bounce-address.ts'
 import { LiveCatalog } from './catalog.ts'
 import type { Config } from './config.ts'
 import { type Database, openPool } from './db/pool.ts'
@@ -70,6 +71,7 @@ export type Core = {
   readonly catalog: LiveCatalog
   readonly renderer: RenderPool
   readonly unsubscribeLinks: UnsubscribeLinks
+  readonly bounceAddresses: BounceAddresses
   /** Tells this process's rows from those of others: rates, and rows on their way through the intake. */
   readonly process: string
 }
@@ -102,6 +104,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
   try {
     await seedDefaultProvider(db, config)
     const unsubscribeLinks = createUnsubscribeLinks(await readSecret(db, 'unsubscribe'), config.publicUrl)
+    const bounceAddresses = createBounceAddresses(await readSecret(db, 'bounce'))
     const catalog = await LiveCatalog.open(db, () => ensureQueues(db))
     const boss = await startBoss(pool)
     const bells = new Bells(pool, log)
@@ -125,6 +128,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
       catalog,
       renderer,
       unsubscribeLinks,
+      bounceAddresses,
       process: randomUUID(),
     }
     return { core, close }

@@ -28,6 +28,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/unsubscribe.md': [],
   'docs/webhooks.md': [],
   'docs/events.md': [],
+  'docs/bounces.md': [],
   'docs/performance.md': [],
   'docs/production.md': [],
   'docs/statistics.md': [],

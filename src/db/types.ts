@@ -207,7 +207,7 @@ export interface MailEvent {
 export interface MailFeedback {
   applied_at: Timestamp | null
   /**
-   * The raw bytes that were verified.
+   * The raw bytes that were verified; of a mail (dsn) its first 256 KiB.
    */
   body: Buffer
   endpoint: string
@@ -743,6 +743,10 @@ export interface MailStream {
   backoff_base_s: Generated<number>
   backoff_cap_s: Generated<number>
   backoff_factor: Generated<number>
+  /**
+   * Mail that goes out by SMTP has an envelope sender of its own there (bounce+…@), so that a bounce tells which message it is about. Null: the From address.
+   */
+  bounce_domain: string | null
   created_at: Generated<Timestamp>
   /**
    * A message that is still deferred at this age becomes a dead letter, whatever its attempts.
@@ -1002,7 +1006,7 @@ export interface MailWebhookSource {
   kind: string
   name: string
   /**
-   * ses: {"topic_arns": [...]}, the only SNS topics that are believed.
+   * ses: {"topic_arns": [...]}, the only SNS topics that are believed. dsn: {"requires_bounce_address": true}, only mail that came back to the bounce address of a message is.
    */
   options: Generated<unknown>
   /**
@@ -1010,7 +1014,7 @@ export interface MailWebhookSource {
    */
   provider: string | null
   /**
-   * Name of the environment variable with the secret or public key; several, by spaces or commas, while one replaces another. Never the secret itself.
+   * Name of the environment variable with the secret or public key; several, by spaces or commas, while one replaces another. Never the secret itself. Of dsn: null when only API keys may bring reports.
    */
   secrets_env: string | null
 }

@@ -1,3 +1,4 @@
+import type { BounceAddresses } from '../bounce-address.ts'
 import type { Catalog, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction } from '../db/transaction.ts'
@@ -66,6 +67,7 @@ export type DispatchDeps = {
   readonly health: Health
   /** Shared by every dispatcher of the process. */
   readonly attachments: AttachmentStore
+  readonly bounceAddresses: BounceAddresses
   readonly worker: () => number
   readonly random: () => number
 }
@@ -325,7 +327,7 @@ export class Dispatcher {
     })
     const outgoing = whole.map(({ message }) => ({
       mail: outgoingMail(message, contents),
-      envelope: envelopeOf(message),
+      envelope: envelopeOf(message, this.#returnPathOf(stream, message)),
     }))
     const outcomes = await this.#outcomesOf(transport, outgoing)
     for (const [index, claim] of whole.entries()) this.#settle(stream, claim, outcomes[index])
@@ -336,6 +338,10 @@ export class Dispatcher {
     if (fault !== undefined) this.#waryUntil = Date.now() + WARY_MS
     await this.#deps.health.note(this.#provider, telling, this.#isSuspect())
     return fault
+  }
+
+  #returnPathOf({ bounceDomain }: Stream, { id }: queries.ClaimedMessage): string | undefined {
+    return bounceDomain === null ? undefined : this.#deps.bounceAddresses.of(id, bounceDomain)
   }
 
   /** Whatever goes wrong in a send is an outcome, so an error here is a bug, and seen as one: undefined. */

@@ -12,15 +12,18 @@ function senderOf({ message, sender }: ClaimedMessage): Address {
   return message.from ?? sender ?? NOBODY
 }
 
-/** Who gets this attempt: every recipient but those suppressed and those an earlier attempt settled. */
-export function envelopeOf(claimed: ClaimedMessage): Envelope {
+/**
+ * Who gets this attempt: every recipient but those suppressed and those an earlier attempt settled. Bounces go to
+ * `returnPath`, or to the sender. Providers with an HTTP API have return paths of their own, and take none.
+ */
+export function envelopeOf(claimed: ClaimedMessage, returnPath?: string): Envelope {
   const { message, left_out: leftOut, settled } = claimed
   const skipped = new Set([...(leftOut ?? []), ...(settled ?? [])].map((address) => address.toLowerCase()))
   const everyone = [...message.to, ...message.cc, ...message.bcc].map(({ address }) => address)
   const to = [...new Map(everyone.map((address) => [address.toLowerCase(), address])).entries()]
     .filter(([key]) => !skipped.has(key))
     .map(([, address]) => address)
-  return { from: senderOf(claimed).address, to }
+  return { from: returnPath ?? senderOf(claimed).address, to }
 }
 
 /**

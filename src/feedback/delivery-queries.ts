@@ -65,6 +65,7 @@ export type WaitingFeedback = {
   readonly received_at: Date
   /** Empty when the source names none, or is gone. */
   readonly provider: string
+  readonly requires_bounce_address: boolean
   readonly body: Buffer
 }
 
@@ -77,6 +78,7 @@ export async function loadWaiting(
   const { rows } = await sql<WaitingFeedback & { is_left: boolean }>`/* feedback.load */
     select
       f.id, f.endpoint, f.kind, f.event_key, f.received_at, coalesce(s.provider, '') as provider,
+      coalesce(s.options -> 'requires_bounce_address' = 'true', false) as requires_bounce_address,
       case when not f.is_left then f.body end as body, f.is_left
     from (
       select *, sum(octet_length(body)) over (order by id) - octet_length(body) >= ${maxBytes} as is_left

@@ -4,6 +4,7 @@ import type { PinnedFetch } from './pinned-fetch.ts'
 import { Refusals } from './refusals.ts'
 import { readSecrets, type Source, Sources } from './source.ts'
 import { FeedbackStore, type StoreDeps } from './store.ts'
+import { provedMail, verifyCredentials } from './verify/credentials.ts'
 import { verifyMailgun } from './verify/mailgun.ts'
 import { verifyPostmark } from './verify/postmark.ts'
 import type { Delivery, Verdict } from './verify/proof.ts'
@@ -76,8 +77,10 @@ export class Receiver {
     if (source.kind === 'ses') {
       return verifySns({ certificates: this.#certificates }, delivery, source.topicArns, nowMs)
     }
+    if (source.kind === 'dsn' && delivery.isVouchedFor === true) return provedMail(delivery.body)
     const secrets = readSecrets(source, this.#deps.environment)
-    if (secrets.length === 0) return { kind: 'unchecked', reason: 'secret_not_set' }
+    if (secrets.length === 0 && source.secretsEnv !== null)
+      return { kind: 'unchecked', reason: 'secret_not_set' }
     return VERIFIERS[source.kind](delivery, secrets, nowMs)
   }
 
@@ -107,4 +110,5 @@ const VERIFIERS: Readonly<
   postmark: verifyPostmark,
   resend: verifyStandardWebhook,
   generic: verifyStandardWebhook,
+  dsn: verifyCredentials,
 }

@@ -1,4 +1,5 @@
 import { sql } from 'kysely'
+import type { BounceAddresses } from '../bounce-address.ts'
 import type { Database } from '../db/pool.ts'
 import { isLastingFault, sqlState } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
@@ -9,7 +10,7 @@ import { type Boss, within } from '../queue/boss.ts'
 import { FEEDBACK_QUEUE, type FeedbackJob } from '../queue/queues.ts'
 import * as queries from './delivery-queries.ts'
 import type { FeedbackEvent } from './event.ts'
-import { PARSERS } from './parse/parsers.ts'
+import { readReport } from './parse/parsers.ts'
 import type { Report } from './parse/report.ts'
 
 /**
@@ -35,6 +36,7 @@ export type FeedbackDeps = {
   readonly boss: Boss
   readonly bells: Bells
   readonly log: Log
+  readonly bounceAddresses: BounceAddresses
   /** Harmless when it is told an event again, in any order. Told all events of a transaction at once: it locks rows. */
   readonly applyFeedback: (trx: Transaction, events: readonly FeedbackEvent[]) => Promise<void>
 }
@@ -76,11 +78,10 @@ async function applyJobs(
       jobs.flatMap((job) => job.data.ids),
       BYTES_PER_ROUND,
     )
-    const outcome = await apply(
-      deps,
-      trx,
-      rows.map((row) => ({ row, report: readReport(row) })),
+    const reads = await Promise.all(
+      rows.map(async (row) => ({ row, report: await readRow(row, deps.bounceAddresses) })),
     )
+    const outcome = await apply(deps, trx, reads)
     if (outcome.length > 0) await queries.settleFeedback(trx, outcome)
     await deps.boss.deleteJob(
       FEEDBACK_QUEUE,
@@ -139,17 +140,16 @@ async function applySingly(
   return outcome
 }
 
-function readReport(row: queries.WaitingFeedback): Report {
-  const parse = Object.hasOwn(PARSERS, row.kind) ? PARSERS[row.kind as keyof typeof PARSERS] : undefined
-  if (parse === undefined)
-    return { events: [], ignored: [], faults: [`nothing here reads the kind ${row.kind}`] }
-  return parse({
+function readRow(row: queries.WaitingFeedback, addresses: BounceAddresses): Promise<Report> {
+  const raw = {
     endpoint: row.endpoint,
     eventKey: row.event_key,
     receivedAt: row.received_at,
     provider: row.provider,
     body: row.body,
-  })
+    requiresBounceAddress: row.requires_bounce_address,
+  }
+  return readReport(row.kind, raw, addresses)
 }
 
 /** What could be read of a delivery is applied also when it is parked for the rest. */

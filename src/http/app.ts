@@ -14,6 +14,7 @@ import { emailRoutes } from './emails.ts'
 import { FailedAttempts } from './failed-attempts.ts'
 import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
+import { mailReportRoutes } from './mail-reports.ts'
 import { limitRequests, RequestRates } from './request-rate.ts'
 import { statsRoutes } from './stats.ts'
 import { suppressionImportRoutes } from './suppression-csv.ts'
@@ -57,9 +58,11 @@ export function createApp(deps: AppDeps): Hono {
   }
 
   // Before the API's own paths: what comes here has no key.
+  const failures = new FailedAttempts()
+  app.route('/webhooks/dsn', mailReportRoutes(deps, failures))
   app.route('/webhooks', webhookRoutes(deps, limitBodyTo(MAX_WEBHOOK_BYTES, 'of a webhook')))
 
-  const authenticated = authenticate(deps.keyring, new FailedAttempts())
+  const authenticated = authenticate(deps.keyring, failures)
   const limitRate = limitRequests(new RequestRates(deps.db))
   const bodies = new ByteRoom(BODIES_BYTES)
   const limitWhole = limitBodyTo(deps.maxBodyBytes, 'set by SLUICE_MAX_BODY_BYTES', bodies)

@@ -47,7 +47,7 @@ function refuse(failures: FailedAttempts, address: string, retryAfterS: number |
 }
 
 /** Whoever holds the connection; a request that came over none shares one name. */
-function addressOf(c: Context): string {
+export function addressOf(c: Context): string {
   const { incoming } = (c.env ?? {}) as Partial<HttpBindings>
   return incoming?.socket.remoteAddress ?? ''
 }

@@ -25,6 +25,15 @@ const streamSchema = z.strictObject({
   requires_unsubscribe: z.boolean().optional(),
   postal_address: z.string().max(500).nullable().optional(),
   requires_postal_address: z.boolean().optional(),
+  bounce_domain: z
+    .string()
+    .max(180)
+    .regex(
+      /^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$/,
+      'must be a domain in lower case, such as `bounces.example.com`',
+    )
+    .nullable()
+    .optional(),
 })
 
 const bucketSchema = z.strictObject({

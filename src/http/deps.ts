@@ -75,7 +75,12 @@ export type Preview =
 export type WebhookCall = {
   readonly header: (name: string) => string | undefined
   readonly body: Buffer
+  /** It came with an API key that may operate. */
+  readonly isVouchedFor?: boolean
 }
+
+/** `put_off`: nothing is wrong with it, and it could not be checked or stored now. */
+export type WebhookReceipt = 'taken' | 'no_such_endpoint' | 'refused' | 'put_off'
 
 /** What the routes need; the stages are handed in by service.ts and not imported here. */
 export type AppDeps = {
@@ -104,11 +109,7 @@ export type AppDeps = {
   readonly unsubscribe: (unsubscription: Unsubscription) => Promise<void>
   readonly hasInbox: boolean
   /** Verifies a call and stores it durably; rejects only when the database cannot be reached. */
-  readonly receiveWebhook: (
-    kind: WebhookKind,
-    endpoint: string,
-    call: WebhookCall,
-  ) => Promise<'taken' | 'no_such_endpoint' | 'refused' | 'put_off'>
   /** Where webhooks may go beside the public internet. */
   readonly webhookHosts: readonly ListedHost[]
+  readonly receiveWebhook: (kind: WebhookKind, endpoint: string, call: WebhookCall) => Promise<WebhookReceipt>
 }

@@ -32,6 +32,7 @@ const sourceSchema = z.strictObject({
         .min(1)
         .max(100)
         .optional(),
+      requires_bounce_address: z.boolean().optional(),
     })
     .optional(),
 })

@@ -1,3 +1,4 @@
+import { createBounceAddresses } from '../../src/bounce-address.ts'
 import { readCatalog } from '../../src/catalog.ts'
 import { openPool } from '../../src/db/pool.ts'
 import type { FeedbackEvent } from '../../src/feedback/event.ts'
@@ -15,21 +16,30 @@ import { TEST_KEY } from '../support/service.ts'
 import { type Call, MAILGUN_SECRET, POSTMARK_SECRET, SENDGRID_SECRET, STANDARD_SECRET } from './proofs.ts'
 import { SIGNER_CERTIFICATE, SNS_NOW, TOPIC } from './sns-signer.ts'
 
+/** What a pipe or an inbound route brings with a mail, for the source `pipe`. */
+export const PIPE_LOGIN = 'postfix:correct-horse-battery'
+export const PIPE_TOKEN = 'inbound-route-token-0123456789'
+
+/** The key is that of the addresses in reports/. */
+export const BOUNCE_ADDRESSES = createBounceAddresses(Buffer.alloc(32, 7))
+
 /** Secrets as an operator would set them; the second one of a pair is on its way out. */
 const ENVIRONMENT = {
   RESEND_SECRET: `${STANDARD_SECRET}, whsec_${Buffer.alloc(24, 9).toString('base64')}`,
   SENDGRID_KEY: SENDGRID_SECRET,
   MAILGUN_KEY: MAILGUN_SECRET,
   POSTMARK_LOGIN: POSTMARK_SECRET,
+  PIPE_LOGIN: `${PIPE_LOGIN} ${PIPE_TOKEN}`,
 }
 
-const SOURCES: readonly { kind: WebhookKind; variable: string | null; options?: object }[] = [
+const SOURCES: readonly { kind: WebhookKind; name?: string; variable: string | null; options?: object }[] = [
   { kind: 'ses', variable: null, options: { topic_arns: [TOPIC] } },
   { kind: 'sendgrid', variable: 'SENDGRID_KEY' },
   { kind: 'mailgun', variable: 'MAILGUN_KEY' },
   { kind: 'postmark', variable: 'POSTMARK_LOGIN' },
   { kind: 'resend', variable: 'RESEND_SECRET' },
   { kind: 'generic', variable: 'RESEND_SECRET' },
+  { kind: 'dsn', name: 'pipe', variable: 'PIPE_LOGIN' },
 ]
 
 /** The feedback stage over a database, with a source of each kind called by its kind; nothing is applied by itself. */
@@ -39,10 +49,10 @@ export async function openFeedback(database: TestDatabase) {
   const boss = await startBoss(pool)
   const bells = new Bells(pool, log)
   bells.hasPeers = false
-  for (const { kind, variable, options = {} } of SOURCES) {
+  for (const { kind, name = kind, variable, options = {} } of SOURCES) {
     await database.query(
-      'insert into mail.webhook_source (name, kind, secrets_env, options) values ($1, $1, $2, $3)',
-      [kind, variable, options],
+      'insert into mail.webhook_source (name, kind, secrets_env, options) values ($1, $2, $3, $4)',
+      [name, kind, variable, options],
     )
   }
   const clock = { nowMs: SNS_NOW }
@@ -87,7 +97,14 @@ export async function openFeedback(database: TestDatabase) {
       app.request(path, { method: 'POST', headers: { ...headers }, body: new Uint8Array(body) }),
     /** A worker's loop that applies with this; stopped before the database is dropped. */
     startLoop: (applyFeedback: FeedbackDeps['applyFeedback']) => {
-      const loop = createFeedbackLoop({ db, boss, bells, log, applyFeedback })
+      const loop = createFeedbackLoop({
+        db,
+        boss,
+        bells,
+        log,
+        bounceAddresses: BOUNCE_ADDRESSES,
+        applyFeedback,
+      })
       loop.start()
       database.beforeDrop(() => loop.stop())
       return loop

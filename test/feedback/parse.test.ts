@@ -5,7 +5,10 @@ import { bounceOf } from '../../src/feedback/bounce-kind.ts'
 import { FEEDBACK_TYPES, type FeedbackEvent } from '../../src/feedback/event.ts'
 import { PARSERS } from '../../src/feedback/parse/parsers.ts'
 import type { Report } from '../../src/feedback/parse/report.ts'
-import { WEBHOOK_KINDS, type WebhookKind } from '../../src/webhook-kinds.ts'
+
+/** Those whose deliveries are JSON; mail is in mail-report.test.ts. */
+type WebhookKind = keyof typeof PARSERS
+const WEBHOOK_KINDS = Object.keys(PARSERS) as WebhookKind[]
 
 const ID = '0197a2b4-7c1e-7d3a-9f00-1234567890ab'
 const RECEIVED = new Date('2027-01-15T12:00:00.000Z')

@@ -16,6 +16,7 @@ const PUBLIC = new Set([
   'GET /healthz',
   'GET /readyz',
   // Their proof is the provider's signature.
+  'POST /webhooks/dsn',
   ...WEBHOOK_KINDS.map((kind) => `POST /webhooks/${kind}/:endpoint`),
   // The signed token is the proof.
   ...['GET', 'POST', 'OPTIONS'].map((method) => `${method} /u/:token`),

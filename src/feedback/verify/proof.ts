@@ -5,6 +5,8 @@ export type Delivery = {
   readonly header: (name: string) => string | undefined
   /** The raw bytes: a signature covers them, not what they mean. */
   readonly body: Buffer
+  /** It came with an API key that may operate; a proof for mail only. */
+  readonly isVouchedFor?: boolean
 }
 
 /** What was wrong with a proof. For the operator only: the sender is told the same 401 for each. */
