@@ -157,7 +157,9 @@ describe('the doors', () => {
   })
 
   test('that are empty hold nothing, in psql too', async () => {
-    const [row] = await database.query('select backlog::integer, extract(epoch from oldest_age)::integer as age_s from mail.intake_pressure')
+    const [row] = await database.query(
+      'select backlog::integer, extract(epoch from oldest_age)::integer as age_s from mail.intake_pressure',
+    )
     assert.deepEqual(row, { backlog: 0, age_s: 0 })
   })
 
