@@ -2,6 +2,7 @@ import type { Measured } from './pressure-queries.ts'
 
 /** How exact an age is that comes from looks, and so how many looks are kept. */
 const LOOK_EACH_MS = 1_000
+const LONGEST_KEPT_MS = 3_600_000
 
 type Look = Pick<Measured, 'first_seq' | 'last_seq'> & { readonly at: number }
 
@@ -12,9 +13,9 @@ type Look = Pick<Measured, 'first_seq' | 'last_seq'> & { readonly at: number }
 export class SeenWaiting {
   readonly #looks: Look[] = []
 
-  /** Takes a look down; those of more than `keepMs` before are forgotten. */
+  /** Takes a look down; those of more than `keepMs` before, and an hour at most, are forgotten. */
   note({ first_seq, last_seq }: Measured, at: number, keepMs: number): void {
-    while (at - (this.#looks[0]?.at ?? at) > keepMs) this.#looks.shift()
+    while (at - (this.#looks[0]?.at ?? at) > Math.min(keepMs, LONGEST_KEPT_MS)) this.#looks.shift()
     if (at - (this.#looks.at(-1)?.at ?? Number.NEGATIVE_INFINITY) < LOOK_EACH_MS) return
     this.#looks.push({ first_seq, last_seq, at })
   }
