@@ -29,6 +29,8 @@ insert into mail.intake_limit default values;
 create function mail.measure_intake(
   out backlog bigint,
   out oldest_age_s double precision,
+  out oldest_seq bigint,
+  out first_seq bigint,
   out last_seq bigint,
   out pressure text,
   out cause text
@@ -41,7 +43,6 @@ as $$
 declare
   allowed mail.intake_limit;
   last_priority integer := 9;
-  first_seq bigint;
   oldest timestamptz;
   counted bigint;
 begin
@@ -50,17 +51,20 @@ begin
 
   -- Per priority, as the index has it: a look costs twenty steps, however much is waiting.
   -- The owner of a door may have written any time into it, 'infinity' too.
-  select min(first.seq), min(greatest(least(first.received_at, clock_timestamp()), now() - interval '30 days'))
-  into first_seq, oldest
+  select min(first.seq), min(heard.at), (array_agg(first.seq order by heard.at, first.seq))[1]
+  into first_seq, oldest, oldest_seq
   from generate_series(0, last_priority) p
   cross join lateral (
     (select i.seq, i.received_at from mail.intake i where coalesce(i.priority, 5::smallint) = p order by i.seq limit 1)
     union all
     (select o.seq, o.received_at from mail.outbox o where coalesce(o.priority, 5::smallint) = p order by o.seq limit 1)
-  ) first;
+  ) first
+  cross join lateral (
+    select greatest(least(first.received_at, clock_timestamp()), now() - interval '30 days') as at
+  ) heard;
 
   -- No more can wait than numbers were given since the oldest; fewer do, when others have overtaken it.
-  backlog := coalesce(greatest(last_seq - first_seq + 1, 1), 0);
+  backlog := case when first_seq is null then 0 else greatest(last_seq - first_seq + 1, 1) end;
   oldest_age_s := coalesce(extract(epoch from clock_timestamp() - oldest), 0);
   if backlog > allowed.soft_backlog then
     -- Counted only as far as any limit goes.
@@ -86,7 +90,7 @@ begin
 end
 $$;
 comment on function mail.measure_intake() is
-  'What waits at both doors (up to a soft limit an upper bound, past it a count, as far as the hard limit), the oldest one''s age, and the limit that is passed: soft, hard or null, by backlog or age.';
+  'What waits at both doors (up to a soft limit an upper bound, past it a count, as far as the hard limit), the age and number of the one received first, the lowest and the last number, and the limit that is passed: soft, hard or null, by backlog or age.';
 
 create view mail.intake_pressure as
 select
@@ -103,7 +107,7 @@ select
 from mail.intake_limit l
 cross join mail.measure_intake() m;
 comment on view mail.intake_pressure is
-  'Whether the API refuses mail now, and why: null, soft (429 for streams that are not urgent) or hard (503 for all). The backlog is an upper bound until it is past the soft limit.';
+  'Whether the API refuses mail now, and why: null, soft (429 for streams that are not urgent) or hard (503 for all). The backlog is an upper bound until it is past the soft limit. By age the API refuses only once mail has been seen waiting for so long: what is old because its transaction was long, or because it is retried, refuses nobody.';
 
 alter view mail.queue rename to queue_depth;
 comment on view mail.queue_depth is 'What mail.queue is made of.';

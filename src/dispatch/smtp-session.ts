@@ -93,7 +93,7 @@ export class SmtpSession {
     const answer = parseReply(error.response ?? '')
     // 503 says that the two sides disagree on where they are: only a new session puts that right.
     this.#needsReset = (answer.smtpCode ?? 0) >= 400 && answer.smtpCode !== 503
-    if (isOverSizeLimit(error)) return { kind: 'refused', code: 'message_too_large' }
+    if (isOverSizeLimit(error)) return overSizeLimit(payload.length, error)
     const phase = handedOver ? 'content' : sendingPhase(error)
     return this.#needsReset ? outcomeOf(phase, error) : this.#abandon(phase, error)
   }
@@ -226,6 +226,12 @@ function sendingPhase({ command }: NodemailerError): SmtpPhase {
 /** The server's SIZE (RFC 1870) is known before anything is sent, so this refusal comes from the client. */
 function isOverSizeLimit({ code, command, response }: NodemailerError): boolean {
   return code === 'EMESSAGE' && command === 'MAIL FROM' && response === undefined
+}
+
+/** Nothing was said to the server, so the words are ours; the client's own name the limit. */
+function overSizeLimit(bytes: number, { message }: NodemailerError): SendOutcome {
+  const reply = `The mail has ${bytes} bytes, more than the relay takes: ${message}.`
+  return { kind: 'refused', code: 'message_too_large', reply }
 }
 
 export function unreachable(code: UnreachableCode, reason: string): SendOutcome {

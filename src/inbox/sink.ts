@@ -31,7 +31,8 @@ export type InboxSink = {
 
 const HOST = '127.0.0.1'
 const DEFAULT_KEEP = 1000
-const DEFAULT_MAX_BYTES = 25 * 1024 * 1024
+/** The largest that Sluice accepts: 40 MB of attachments are 55 as base64, beside two bodies of 10 MB. */
+const DEFAULT_MAX_BYTES = 80 * 1024 * 1024
 /** What all connections together may hold in memory; past it mail is answered 452 until some is stored. */
 const MAX_HELD_BYTES = 128 * 1024 * 1024
 const MAX_CONNECTIONS = 200

@@ -3,6 +3,7 @@ import { ApiError } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import * as queries from './pressure-queries.ts'
+import { SeenWaiting } from './seen-waiting.ts'
 
 /**
  * Refuses mail while the doors are too full: past a soft limit streams that are not urgent, past a hard one all.
@@ -23,9 +24,11 @@ const LONGEST_RETRY_S = 300
 /** While nobody knows how quickly the doors empty. */
 const RETRY_S = 10
 
-type Verdict = {
-  readonly pressure: 'soft' | 'hard' | null
-  readonly cause: 'backlog' | 'age' | 'growth' | null
+type Passed =
+  | { readonly pressure: 'soft' | 'hard'; readonly cause: 'backlog' | 'age' | 'growth' }
+  | { readonly pressure: null; readonly cause: null }
+
+type Verdict = Passed & {
   readonly retryAfterS: number
   readonly urgentPriority: number
 }
@@ -43,6 +46,7 @@ export class PressureGauge {
   readonly loop: Loop
   readonly #deps: PressureDeps
   #samples: Sample[] = []
+  readonly #seen = new SeenWaiting()
   #verdict: Verdict = { pressure: null, cause: null, retryAfterS: RETRY_S, urgentPriority: 9 }
 
   constructor(deps: PressureDeps) {
@@ -84,18 +88,20 @@ export class PressureGauge {
   async look(): Promise<number> {
     const at = this.#deps.now()
     const measured = await queries.measureIntake(this.#deps.db)
+    const oldestAgeS = this.#seen.oldestAgeS(measured, at)
+    this.#seen.note(measured, at, measured.hard_age_s * 1_000 + WINDOW_MS)
     this.#samples = [...this.#samples.filter((sample) => at - sample.at <= WINDOW_MS), { ...measured, at }]
-    this.#decide(judge(measured, this.#samples), measured)
+    this.#decide(judge(measured, oldestAgeS, ratesOf(this.#samples)), measured.backlog, oldestAgeS)
     return this.#deps.now() - at
   }
 
   /** Told once for each change: the requests that are refused are many. */
-  #decide(next: Verdict, { backlog, oldest_age_s }: queries.Measured): void {
+  #decide(next: Verdict, backlog: number, oldestAgeS: number): void {
     const { pressure } = this.#verdict
     this.#verdict = next
     if (next.pressure === pressure) return
     const { cause, retryAfterS } = next
-    const seen = { pressure: next.pressure, cause, backlog, oldestAgeS: Math.round(oldest_age_s) }
+    const seen = { pressure: next.pressure, cause, backlog, oldestAgeS: Math.round(oldestAgeS) }
     if (next.pressure === null) this.#deps.log.info(seen, 'mail of every stream is accepted again')
     else if (next.pressure === 'soft')
       this.#deps.log.warn({ ...seen, retryAfterS }, 'the doors are full: less urgent mail gets 429')
@@ -103,19 +109,24 @@ export class PressureGauge {
   }
 }
 
-function judge(measured: queries.Measured, samples: readonly Sample[]): Verdict {
-  const rates = ratesOf(samples)
-  const { soft_growth_per_s: allowed, urgent_priority: urgentPriority } = measured
-  const isGrowing = allowed !== null && rates !== undefined && rates.growthPerS > allowed
-  const retryAfterS = retryAfter(measured, rates?.drainPerS)
-  if (measured.pressure !== null) {
-    return { pressure: measured.pressure, cause: measured.cause, retryAfterS, urgentPriority }
-  }
-  if (isGrowing) return { pressure: 'soft', cause: 'growth', retryAfterS: RETRY_S, urgentPriority }
-  return { pressure: null, cause: null, retryAfterS, urgentPriority }
+type Rates = { readonly growthPerS: number; readonly drainPerS: number }
+
+function judge(measured: queries.Measured, oldestAgeS: number, rates: Rates | undefined): Verdict {
+  const passed = passedLimit(measured, oldestAgeS, rates)
+  const retryAfterS = retryAfter(measured, passed, rates?.drainPerS)
+  return { ...passed, retryAfterS, urgentPriority: measured.urgent_priority }
 }
 
-type Rates = { readonly growthPerS: number; readonly drainPerS: number }
+/** In the order of mail.measure_intake, which knows nothing of growth and takes every age as it is written. */
+function passedLimit(measured: queries.Measured, oldestAgeS: number, rates: Rates | undefined): Passed {
+  const { backlog, soft_growth_per_s: growth } = measured
+  if (backlog > measured.hard_backlog) return { pressure: 'hard', cause: 'backlog' }
+  if (oldestAgeS > measured.hard_age_s) return { pressure: 'hard', cause: 'age' }
+  if (backlog > measured.soft_backlog) return { pressure: 'soft', cause: 'backlog' }
+  if (oldestAgeS > measured.soft_age_s) return { pressure: 'soft', cause: 'age' }
+  const isGrowing = growth !== null && rates !== undefined && rates.growthPerS > growth
+  return isGrowing ? { pressure: 'soft', cause: 'growth' } : { pressure: null, cause: null }
+}
 
 function ratesOf(samples: readonly Sample[]): Rates | undefined {
   const [first] = samples
@@ -127,9 +138,13 @@ function ratesOf(samples: readonly Sample[]): Rates | undefined {
 }
 
 /** Seconds until the backlog is below its limit again at the present drain; for age, until it is gone. */
-function retryAfter(measured: queries.Measured, drainPerS: number | undefined): number {
-  if (drainPerS === undefined || drainPerS <= 0) return RETRY_S
-  const { backlog, pressure, cause, soft_backlog, hard_backlog } = measured
+function retryAfter(
+  { backlog, soft_backlog, hard_backlog }: queries.Measured,
+  { pressure, cause }: Passed,
+  drainPerS: number | undefined,
+): number {
+  // Growth is over when it is over, whatever the drain is.
+  if (cause === 'growth' || drainPerS === undefined || drainPerS <= 0) return RETRY_S
   const limit = pressure === 'hard' ? hard_backlog : soft_backlog
   const excess = cause === 'backlog' ? backlog - limit : backlog
   return Math.min(Math.max(Math.ceil(excess / drainPerS), 1), LONGEST_RETRY_S)

@@ -6,13 +6,14 @@ import type { Processable } from '../queue/processing-jobs.ts'
 /** Milliseconds until the next message is due, by the database's clock: 0 when one is; undefined without any. */
 export async function msUntilDue(db: Database): Promise<number | undefined> {
   const { rows } = await sql<{ ms: number | null }>`/* schedule.next */
-    select ceil(greatest(extract(epoch from min(next.due_at) - clock_timestamp()) * 1000, 0))::float8 as ms
+    select ceil(extract(epoch from min(next.due_at) - clock_timestamp()) * 1000)::float8 as ms
     from generate_series(0, 9) p
     cross join lateral (
       select due_at from mail.scheduled where priority = p order by due_at limit 1
     ) next
   `.execute(db)
-  return rows[0]?.ms ?? undefined
+  const ms = rows[0]?.ms ?? undefined
+  return ms && Math.max(ms, 0)
 }
 
 /**

@@ -199,6 +199,8 @@ test('a mail over the size that the server announced is refused without being se
     envelope: ENVELOPE,
   })
   assert.equal(verdict(outcome), 'refused message_too_large')
+  assert.ok(outcome.kind === 'refused')
+  assert.match(outcome.reply ?? '', /^The mail has \d{4,} bytes, more than the relay takes: .*\b1000\b/)
 })
 
 test('an envelope that could be read as more than it says is not sent', async (t) => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
+import { Client } from 'pg'
 import { Resend } from 'resend'
 import { createKey, type KeyScope } from '../../src/keys.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
@@ -70,6 +71,19 @@ describe('an email', () => {
     }
     assert.deepEqual(await eventTypesOf(database, id), ['scheduled', 'scheduled', 'canceled'])
     await refused(move(id, at), 422, 'validation_error', /can no longer be rescheduled: it is `canceled`/)
+  })
+
+  test('that is stored is found without a look at the doors, which may be full', async () => {
+    const id = await post(service, { scheduled_at: 'in 1 hour' })
+    const flood = new Client({ connectionString: database.url })
+    await flood.connect()
+    try {
+      await flood.query('begin; lock table mail.intake, mail.outbox')
+      assert.equal((await move(id, 'in 2 hours')).status, 200)
+      assert.equal((await cancel(id)).status, 200)
+    } finally {
+      await flood.end()
+    }
   })
 
   for (const state of ['queued', 'deferred'] as const) {

@@ -76,6 +76,14 @@ test('a mail over the size limit is refused for good, and the connection goes on
   assert.deepEqual(await subjectsIn(db), ['small'])
 })
 
+test('the largest mail that Sluice accepts has room: 40 MB of attachments, as base64', async (t) => {
+  const { db, sink } = await startSink(t)
+  const lines = Buffer.alloc(58_000_000, `${'A'.repeat(76)}\r\n`)
+  const raw = Buffer.concat([Buffer.from('Subject: large\r\n\r\n'), lines, Buffer.from('\r\n')])
+  await openTransport(t, sink.url, 1).sendMail({ envelope: ENVELOPE, raw })
+  assert.deepEqual(await subjectsIn(db), ['large'])
+})
+
 test('mail that cannot be stored is deferred, and accepted again once it can', async (t) => {
   const { db, sink } = await startSink(t)
   const client = await openDialogue(t, sink.port)

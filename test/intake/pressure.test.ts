@@ -117,6 +117,52 @@ describe('the doors', () => {
     }
   })
 
+  test('do not take for old what was received long ago and has come only now', async () => {
+    // A refused message that is retried has the time of its first coming.
+    const retried = `insert into mail.outbox (message, received_at) select $1, now() - interval '5 days' from generate_series(1, 5)`
+    const { gauge } = createGauge()
+    await fill('intake', 1)
+    await gauge.look()
+    now += 2_000
+    await database.query(retried, [MAIL])
+    await gauge.look()
+    assert.deepEqual(verdictsOf(gauge), ALL)
+    // Seen for as long as may be, it is old.
+    for (let seconds = 2; seconds <= 62; seconds += 2) {
+      now += 2_000
+      await gauge.look()
+    }
+    assert.deepEqual(verdictsOf(gauge), LESS_URGENT_WAIT)
+  })
+
+  test('do not take for old what a long transaction shows at its end', async () => {
+    const { gauge } = createGauge()
+    const [first] = await database.query<{ seq: string }>(
+      "select nextval('mail.message_seq') as seq from generate_series(1, 5)",
+    )
+    await fill('intake', 1)
+    await gauge.look()
+    now += 2_000
+    await database.query(
+      `insert into mail.outbox (seq, message, received_at) select $1::bigint + n, $2, now() - interval '20 minutes' from generate_series(0, 4) n`,
+      [first?.seq, MAIL],
+    )
+    await gauge.look()
+    assert.deepEqual(verdictsOf(gauge), ALL)
+    // Its next row, once the mover has taken the first ones.
+    now += 2_000
+    await database.query('delete from mail.outbox where seq < $1::bigint + 3', [first?.seq])
+    await gauge.look()
+    assert.deepEqual(verdictsOf(gauge), ALL)
+  })
+
+  test('that are empty hold nothing, in psql too', async () => {
+    const [row] = await database.query(
+      'select backlog::integer, extract(epoch from oldest_age)::integer as age_s from mail.intake_pressure',
+    )
+    assert.deepEqual(row, { backlog: 0, age_s: 0 })
+  })
+
   test('go by growth where an operator set a limit for it', async () => {
     const { gauge, lines } = createGauge()
     await database.query('update mail.intake_limit set soft_backlog = 1000, hard_backlog = 1000')

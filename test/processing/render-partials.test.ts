@@ -130,6 +130,23 @@ describe('layout', () => {
     )
   })
 
+  test('without a block for it does not lose what stands outside of blocks', async () => {
+    const sources = { bare: '<h1>{% block title %}Shop{% endblock %}</h1>{{ content }}' }
+    const failure = await failureOf({
+      html: '{% layout "bare" %}{% block title %}T{% endblock %}<p>Read on.</p>',
+      partials: partialsOf(sources),
+    })
+    assert.equal(failure.code, 'template_failed')
+    assert.match(failure.reason, /outside of blocks has no place in the layout "bare"; put \{% block %\}/)
+    // White space is not missed, and a layout of the layout may have the place.
+    assert.equal(
+      await renderHtml('{% layout "bare" %}\n{% block title %}T{% endblock %}\n', sources),
+      '<h1>T</h1>',
+    )
+    const nested = { base, middle: '{% layout "base" %}{% block title %}M{% endblock %}' }
+    assert.equal(await renderHtml('{% layout "middle" %}<i>x</i>', nested), '<h1>M</h1><i>x</i><p></p>')
+  })
+
   test('may have a layout, which the innermost fills first', async () => {
     const sources = {
       base,

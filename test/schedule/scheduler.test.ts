@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
 import { inTransaction } from '../../src/db/transaction.ts'
-import { lockDue } from '../../src/schedule/queries.ts'
+import { lockDue, msUntilDue } from '../../src/schedule/queries.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { eventTypesOf, insertMany, post, readMessage, untilAll, untilStatus } from '../support/messages.ts'
@@ -21,6 +21,10 @@ let schedule: Awaited<ReturnType<typeof openSchedule>>
 before(async (t) => {
   database = await createTestDatabase(t as Parameters<typeof createTestDatabase>[0])
   schedule = await openSchedule(database)
+})
+
+test('while nothing is scheduled there is nothing to wake up for', async () => {
+  assert.equal(await msUntilDue(schedule.db), undefined)
 })
 
 describe('a message with a moment', () => {

@@ -15,7 +15,7 @@ import {
   type ValueToken,
 } from 'liquidjs'
 import { MAX_OUTPUT_CHARS } from './limits.ts'
-import { CappedEmitter } from './meters.ts'
+import { CappedEmitter, RenderStop } from './meters.ts'
 import { partialsOf } from './partials.ts'
 
 /**
@@ -76,19 +76,22 @@ type Blocks = Map<string, Template[] | string>
 const BLOCKS = 'blocks'
 const OPEN_BLOCKS = 'open blocks'
 const COLLECTS = 'collects blocks'
+const HAS_UNNAMED = 'has rendered the block without a name'
 
 /**
  * `{% layout 'name' %}`: the rest of this template fills the blocks of that one. What stands outside its blocks fills
  * the block without a name.
  */
 class LayoutTag extends Tag {
+  readonly #name: string
   readonly #layout: Template[]
   readonly #args: Hash
   readonly #content: Template[]
 
   constructor(token: TagToken, remaining: TopLevelToken[], liquid: Liquid, parser: Parser) {
     super(token, remaining, liquid)
-    this.#layout = partialsOf(liquid).find(literalName(token, this.tokenizer))
+    this.#name = literalName(token, this.tokenizer)
+    this.#layout = partialsOf(liquid).find(this.#name)
     this.#args = new Hash(this.tokenizer, liquid.options.keyValueSeparator)
     this.#content = parser.parseTokens(remaining)
   }
@@ -103,6 +106,12 @@ class LayoutTag extends Tag {
     context.push(Object.assign(Object.create(null), yield this.#args.render(context)))
     yield renderer.renderTemplates(this.#layout, context, emitter)
     context.pop()
+    // Better no mail than one without what it was to say.
+    if (outside.buffer.trim() === '' || context.getRegister(HAS_UNNAMED, false)) return
+    throw new RenderStop(
+      'template_failed',
+      `what stands outside of blocks has no place in the layout "${this.#name}"; put {% block %}{% endblock %} there`,
+    )
   }
 }
 
@@ -130,6 +139,7 @@ class BlockTag extends Tag {
       fillBlock(context, this.#name, this.#own)
       return
     }
+    if (this.#name === '') context.setRegister(HAS_UNNAMED, true)
     // A block that is filled with itself, or two with each other, would never end.
     const open = context.getRegister(OPEN_BLOCKS, new Set<string>())
     if (open.has(this.#name)) throw new Error(`the block "${this.#name}" stands inside itself`)
