@@ -44,7 +44,7 @@ const ATTACHMENTS = 'a list of objects with `filename` and `content`'
  *
  * The text given with each part says what is right there; it ends the sentence of the problem that is reported.
  */
-const messageSchema = z.strictObject({
+export const messageSchema = z.strictObject({
   from: z.string(ADDRESS).optional(),
   to: addresses,
   cc: addresses.optional(),

@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { Client } from 'pg'
-import { createTestDatabase, type TestDatabase } from './support/database.ts'
+import { createTestDatabase, makeTestDirectory, type TestDatabase } from './support/database.ts'
 import { eventually } from './support/eventually.ts'
 import { startTestService, TEST_KEY } from './support/service.ts'
 
@@ -65,6 +66,9 @@ for (const [file, deadLetters] of Object.entries(DOCUMENTS)) {
         const printed = await runShell(code, service.url ?? '', emailId)
         emailId = /"id":"([^"]+)"/.exec(printed)?.[1] ?? emailId
       }
+      if (language === 'json') JSON.parse(code)
+      const program = PROGRAMS[language]
+      if (program !== undefined) await runProgram(t, program, code, service.url ?? '')
     }
     await eventually('every message of the document reaches its end', async () => {
       const waiting = await database.query(
@@ -137,6 +141,42 @@ function blocksOf(markdown: string): { language: string; code: string }[] {
     language,
     code,
   }))
+}
+
+/** What runs a program: from standard input in the repository, or from a file of its own. */
+type Program = { readonly command: string; readonly args: readonly string[]; readonly file?: string }
+const PROGRAMS: Readonly<Record<string, Program>> = {
+  js: { command: process.execPath, args: ['--input-type=module', '-'] },
+  python: { command: 'python3', args: ['-'] },
+  go: { command: 'go', args: ['run', 'main.go'], file: 'main.go' },
+}
+
+/** Programs of the documents send a mail and print its id. Those whose language is not there are passed over. */
+async function runProgram(t: TestContext, program: Program, code: string, url: string): Promise<void> {
+  const source = code.replaceAll('http://127.0.0.1:3000', url)
+  const cwd = program.file === undefined ? fileURLToPath(ROOT) : await makeTestDirectory(t)
+  if (program.file !== undefined) await writeFile(join(cwd, program.file), source)
+  const child = spawn(program.command, program.args, {
+    cwd,
+    env: { PATH: process.env.PATH, HOME: process.env.HOME, SLUICE_API_KEY: TEST_KEY },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  })
+  const isThere = await new Promise<boolean>((resolve) => {
+    child.once('spawn', () => resolve(true))
+    child.once('error', () => resolve(false))
+  })
+  if (!isThere) {
+    t.diagnostic(`no ${program.command} here: its example was not run`)
+    return
+  }
+  child.stdin.end(source)
+  const [printed, complaints] = await Promise.all([
+    text(child.stdout),
+    text(child.stderr),
+    once(child, 'close'),
+  ])
+  assert.equal(child.exitCode, 0, `${code}\nprinted ${printed}${complaints}`)
+  assert.match(printed, /^[0-9a-f]{8}-[0-9a-f-]{27}\n$/)
 }
 
 async function runShell(code: string, url: string, emailId: string): Promise<string> {

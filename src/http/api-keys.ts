@@ -7,11 +7,13 @@ import * as store from '../keys.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { parseBody, readJson } from './body.ts'
 import type { AppDeps } from './deps.ts'
+import type { ApiKeyAnswer } from './openapi/api-keys.ts'
+import { pageLimit } from './page-limit.ts'
 
 /** Resend's names for two of the scopes. */
 const SCOPE_OF_PERMISSION = { full_access: 'full', sending_access: 'send' } as const
 
-const newKeySchema = z.strictObject({
+export const newKeySchema = z.strictObject({
   name: keyName,
   permission: z.enum(['full_access', 'sending_access']).optional(),
   scope: z.enum(store.KEY_SCOPES).optional(),
@@ -19,19 +21,14 @@ const newKeySchema = z.strictObject({
   ...keyLimits,
 })
 
-const changesSchema = z.strictObject({ name: keyName.exactOptional(), ...keyLimits })
+export const changesSchema = z.strictObject({ name: keyName.exactOptional(), ...keyLimits })
 
 const MAX_OVERLAP_S = 30 * 86_400
-const rotationSchema = z.strictObject({ overlap_s: z.int().min(0).max(MAX_OVERLAP_S).default(86_400) })
+export const rotationSchema = z.strictObject({ overlap_s: z.int().min(0).max(MAX_OVERLAP_S).default(86_400) })
 
 const MAX_LIMIT = 100
-const pageSchema = z.strictObject({
-  limit: z
-    .string()
-    .regex(/^[1-9]\d{0,2}$/, `must be a whole number from 1 to ${MAX_LIMIT}`)
-    .transform(Number)
-    .pipe(z.number().max(MAX_LIMIT))
-    .default(MAX_LIMIT),
+export const pageSchema = z.strictObject({
+  limit: pageLimit(MAX_LIMIT).default(MAX_LIMIT),
   after: z.string().optional(),
   before: z.string().optional(),
 })
@@ -195,7 +192,7 @@ function notFound(): ApiError {
   return new ApiError('not_found', 'API key not found.')
 }
 
-function present(key: store.StoredKey) {
+function present(key: store.StoredKey): ApiKeyAnswer {
   return {
     object: 'api_key',
     id: key.id,

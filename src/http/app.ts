@@ -10,11 +10,13 @@ import { limitBodyTo } from './body-limit.ts'
 import { providerRoutes, streamRoutes } from './control.ts'
 import { deadLetterRoutes } from './dead-letters.ts'
 import type { AppDeps } from './deps.ts'
+import { docsRoutes } from './docs-page.ts'
 import { emailRoutes } from './emails.ts'
 import { FailedAttempts } from './failed-attempts.ts'
 import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
 import { mailReportRoutes } from './mail-reports.ts'
+import { openApiRoutes } from './openapi-file.ts'
 import { limitRequests, RequestRates } from './request-rate.ts'
 import { statsRoutes } from './stats.ts'
 import { suppressionImportRoutes } from './suppression-csv.ts'
@@ -51,6 +53,8 @@ export function createApp(deps: AppDeps): Hono {
   app.onError((error, c) => answerError(deps, error, c))
   app.notFound((c) => answerNotFound(app, c))
   app.route('/', healthRoutes(deps))
+  app.route('/', openApiRoutes(app))
+  app.route('/docs', docsRoutes())
   app.route(UNSUBSCRIBE_PATH, unsubscribeRoutes(deps))
   if (deps.hasInbox) {
     app.get('/', (c) => c.redirect('/inbox'))
@@ -93,7 +97,13 @@ export function createApp(deps: AppDeps): Hono {
 function answerNotFound(app: Hono, c: Context): Response {
   const allowed = methodsAt(app, c.req.path)
   if (allowed.length === 0 || allowed.includes(c.req.method)) {
-    return respond(c, new ApiError('not_found', `There is nothing at ${c.req.method} ${c.req.path}.`))
+    return respond(
+      c,
+      new ApiError(
+        'not_found',
+        `There is nothing at ${c.req.method} ${c.req.path}; GET /docs shows what there is.`,
+      ),
+    )
   }
   const list = allowed.join(', ')
   c.header('Allow', list)

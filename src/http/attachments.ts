@@ -1,5 +1,6 @@
 import type { Attachment, Message } from '../message.ts'
 import { isStored } from '../message-attachments.ts'
+import type { AttachmentAnswer } from './openapi/email-answers.ts'
 
 /**
  * A body that was read as `message`, as its row in the intake holds it: the hash of each attachment in place of its
@@ -19,7 +20,7 @@ function named(given: object, read: Attachment | undefined): object {
 }
 
 /** What `GET /emails/:id` shows of each: never the bytes. */
-export function presentAttachments(attachments: readonly Attachment[] | undefined): object[] {
+export function presentAttachments(attachments: readonly Attachment[] | undefined): AttachmentAnswer[] {
   return (attachments ?? []).map((each) => ({
     filename: each.filename,
     content_type: each.content_type,

@@ -61,7 +61,7 @@ export function requireScope(...scopes: KeyScope[]): MiddlewareHandler<AuthEnv> 
     if (scope !== 'full' && !scopes.includes(scope)) {
       throw new ApiError(
         'restricted_api_key',
-        `This API key has the scope \`${scope}\`, which does not allow this.`,
+        `This API key has the scope \`${scope}\`, which does not allow this; use one of scope ${[...scopes, 'full'].map((each) => `\`${each}\``).join(' or ')}.`,
       )
     }
     await next()

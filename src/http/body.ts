@@ -1,8 +1,9 @@
 import { isUtf8 } from 'node:buffer'
 import type { Context } from 'hono'
-import type { z } from 'zod'
+import { z } from 'zod'
 import { ApiError } from '../errors.ts'
 import { jsonFault } from './json-text.ts'
+import { problemOf, wordsFor } from './schema-problem.ts'
 
 /**
  * The body as JSON; a body that is none, or is declared as something else, is the caller's to repair. What two
@@ -69,20 +70,11 @@ function parse(text: string): unknown {
   }
 }
 
-/** Checks a small body against its schema; the first problem is the answer. */
+/** Checks a small body, or parameters, against their schema; the first problem is the answer. */
 export function parseBody<T>(schema: z.ZodType<T>, body: unknown): T {
-  const parsed = schema.safeParse(body, { reportInput: true })
+  const parsed = schema.safeParse(body, { reportInput: true, error: wordsFor })
   if (parsed.success) return parsed.data
-  const [issue] = parsed.error.issues
-  const field = issue?.path.join('.') ?? ''
-  if (issue?.code === 'unrecognized_keys') {
-    throw new ApiError('validation_error', `Unknown field \`${issue.keys[0]?.slice(0, 80)}\`; remove it.`)
-  }
-  if (issue?.code === 'invalid_type' && issue.input === undefined && field !== '') {
-    throw new ApiError('missing_required_field', `Missing \`${field}\` field.`)
-  }
-  throw new ApiError(
-    'validation_error',
-    `Invalid \`${field || 'body'}\`: ${issue?.message ?? 'not as expected'}.`,
-  )
+  const fields = schema instanceof z.ZodObject ? Object.keys(schema.shape) : []
+  const { name, message } = problemOf(parsed.error.issues[0], fields)
+  throw new ApiError(name, message)
 }

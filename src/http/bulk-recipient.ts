@@ -2,16 +2,16 @@ import type { Problem } from '../errors.ts'
 import { excerpt } from '../message-text.ts'
 
 /** What is a recipient's own. Its types are checked with the mail that it becomes part of. */
-const FIELDS = ['to', 'variables', 'cc', 'headers', 'metadata', 'tags']
+export const bulkRecipientFields: readonly string[] = ['to', 'variables', 'cc', 'headers', 'metadata', 'tags']
 
 type Merged = { readonly ok: true; readonly body: object } | { readonly ok: false; readonly problem: Problem }
 
 /** The mail of one recipient: variables, headers and metadata over those of the message, tags after them. */
 export function mergeRecipient(message: Readonly<Record<string, unknown>>, value: unknown): Merged {
   if (!isObject(value)) return refused('message', 'use an object with `to`')
-  const unknown = Object.keys(value).find((field) => !FIELDS.includes(field))
+  const unknown = Object.keys(value).find((field) => !bulkRecipientFields.includes(field))
   if (unknown !== undefined) {
-    const known = FIELDS.map((field) => `\`${field}\``).join(', ')
+    const known = bulkRecipientFields.map((field) => `\`${field}\``).join(', ')
     return refused(excerpt(unknown), `there is no such field; use ${known}`)
   }
   const { variables, headers, metadata, tags, ...envelope } = value

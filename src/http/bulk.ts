@@ -150,7 +150,10 @@ class Bulk {
     const index = this.#recipients
     this.#recipients += 1
     if (index >= MAX_RECIPIENTS) {
-      throw new ApiError('validation_error', `Invalid \`recipients\`: use at most ${MAX_RECIPIENTS}.`)
+      throw new ApiError(
+        'validation_error',
+        `Invalid \`recipients\`: there are more than ${MAX_RECIPIENTS}; use at most ${MAX_RECIPIENTS} in one request.`,
+      )
     }
     const merged = mergeRecipient(this.#message ?? {}, value)
     const read = merged.ok ? this.#submissionOf(merged.body, 'row') : merged
@@ -178,10 +181,16 @@ class Bulk {
 
   #checkWhole(): void {
     if (this.#message === undefined) {
-      throw new ApiError('missing_required_field', 'Missing `message`: use an email without `to`.')
+      throw new ApiError(
+        'missing_required_field',
+        'Missing `message`: it is required; use an email without `to`.',
+      )
     }
     if (this.#recipients === 0) {
-      throw new ApiError('missing_required_field', 'Missing `recipients`: use a list of 1 to 10000 objects.')
+      throw new ApiError(
+        'missing_required_field',
+        'Missing `recipients`: it is required; use a list of 1 to 10000 objects with `to`.',
+      )
     }
   }
 }

@@ -11,7 +11,8 @@ export async function listStreams(db: Database): Promise<object[]> {
 
 export async function listProviders(db: Database): Promise<object[]> {
   const { rows } = await sql<object>`/* control.providers */
-    select p.*, s.status, s.until, s.breaker, s.requests_60s, s.faults_60s, s.remaining, s.in_flight,
+    select p.*, s.status, s.until, s.breaker, s.requests_60s::integer, s.faults_60s::integer, s.remaining,
+      s.in_flight::integer,
       coalesce((select json_agg(b order by b.name) from mail.bucket_level b where b.provider = p.name), '[]') as buckets
     from mail.provider p
     join mail.provider_status s on s.provider = p.name
@@ -105,9 +106,10 @@ export async function setPaused(
   return rows[0]?.said ?? ''
 }
 
-export async function summariseDeadLetters(db: Database): Promise<object[]> {
-  const { rows } =
-    await sql<object>`/* control.dlq_summary */ select * from mail.dlq_summary limit 500`.execute(db)
+export async function summariseDeadLetters(db: Database, limit: number): Promise<object[]> {
+  const { rows } = await sql<object>`/* control.dlq_summary */
+    select s.*, s.messages::integer as messages from mail.dlq_summary s limit ${limit}
+  `.execute(db)
   return rows
 }
 

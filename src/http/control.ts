@@ -7,12 +7,13 @@ import { parseBody, readJson } from './body.ts'
 import * as queries from './control-queries.ts'
 import type { AppDeps } from './deps.ts'
 
-const name = z.string().regex(/^[a-z0-9_-]{1,64}$/, 'must be 1 to 64 of a-z, 0-9, _ and -')
+/** Of a stream, a provider, a webhook source. */
+export const namePattern = z.string().regex(/^[a-z0-9_-]{1,64}$/, 'must be 1 to 64 of a-z, 0-9, _ and -')
 const positive = z.int().min(1)
 
-const streamSchema = z.strictObject({
+export const streamSchema = z.strictObject({
   priority: z.int().min(0).max(9).optional(),
-  route: z.array(name).min(1).max(20).optional(),
+  route: z.array(namePattern).min(1).max(20).optional(),
   on_unknown: z.enum(['retry', 'hold']).optional(),
   attempts: positive.max(1_000).optional(),
   backoff_base_s: positive.max(86_400).optional(),
@@ -37,7 +38,7 @@ const streamSchema = z.strictObject({
 })
 
 const bucketSchema = z.strictObject({
-  name,
+  name: namePattern,
   quota: z.number().positive(),
   window_s: z.number().positive().optional(),
   utilization: z.number().positive().max(1).optional(),
@@ -46,7 +47,7 @@ const bucketSchema = z.strictObject({
   counts: z.enum(['messages', 'requests']).optional(),
 })
 
-const providerSchema = z.strictObject({
+export const providerSchema = z.strictObject({
   transport: z.enum(['smtp', 'inbox', 'ses', 'sendgrid', 'mailgun', 'postmark', 'resend']).optional(),
   credentials_env: z
     .string()
@@ -76,7 +77,7 @@ const providerSchema = z.strictObject({
 export function streamRoutes(deps: AppDeps): Hono<AuthEnv> {
   const routes = new Hono<AuthEnv>()
   routes.get('/', requireScope('operate'), async (c) =>
-    c.json({ object: 'list', data: await queries.listStreams(deps.db) }),
+    c.json({ object: 'list', has_more: false, data: await queries.listStreams(deps.db) }),
   )
   routes.put('/:name', requireScope(), async (c) => {
     const stream = nameOf(c)
@@ -90,7 +91,7 @@ export function streamRoutes(deps: AppDeps): Hono<AuthEnv> {
 export function providerRoutes(deps: AppDeps): Hono<AuthEnv> {
   const routes = new Hono<AuthEnv>()
   routes.get('/', requireScope('operate'), async (c) =>
-    c.json({ object: 'list', data: await queries.listProviders(deps.db) }),
+    c.json({ object: 'list', has_more: false, data: await queries.listProviders(deps.db) }),
   )
   routes.put('/:name', requireScope(), async (c) => {
     const provider = nameOf(c)
@@ -115,7 +116,7 @@ function addPauseRoutes(routes: Hono<AuthEnv>, deps: AppDeps, kind: 'provider' |
 }
 
 function nameOf(c: Context): string {
-  return parseBody(z.object({ name }), { name: c.req.param('name') }).name
+  return parseBody(z.object({ name: namePattern }), { name: c.req.param('name') }).name
 }
 
 /** SQLSTATEs of what the caller gave, beside those of the rules that a table keeps. */

@@ -6,29 +6,25 @@ import { parseBody, readJson } from './body.ts'
 import { asProblem } from './control.ts'
 import * as queries from './control-queries.ts'
 import type { AppDeps } from './deps.ts'
+import { pageLimit } from './page-limit.ts'
 
-const DEFAULT_LIMIT = 50
-const MAX_LIMIT = 500
+export const DEFAULT_LIMIT = 50
+export const MAX_LIMIT = 500
 const DEFAULT_PER_SECOND = 100
 
 const limitSchema = z.object({
-  limit: z
-    .string()
-    .regex(/^[1-9]\d{0,2}$/, `must be a whole number from 1 to ${MAX_LIMIT}`)
-    .transform(Number)
-    .pipe(z.number().max(MAX_LIMIT))
-    .optional(),
+  limit: pageLimit(MAX_LIMIT).optional(),
 })
 
 /** Which keys a filter may have, and what they may hold, is said by `mail.check_dlq_filter`. */
 const filterSchema = z.record(z.string(), z.union([z.string(), z.number(), z.null()]))
 
-const pickSchema = z.strictObject({
+export const pickSchema = z.strictObject({
   id: z.uuid().optional(),
   filter: filterSchema.optional(),
   max: z.int().min(1).max(1_000_000).optional(),
 })
-const retrySchema = pickSchema.extend({ per_second: z.number().positive().optional() })
+export const retrySchema = pickSchema.extend({ per_second: z.number().positive().optional() })
 
 /** `/dead-letters`: listed, in groups, retried and discarded, as from psql. */
 export function deadLetterRoutes(deps: AppDeps): Hono<AuthEnv> {
@@ -39,9 +35,10 @@ export function deadLetterRoutes(deps: AppDeps): Hono<AuthEnv> {
     const letters = await asProblem(() => queries.listDeadLetters(deps.db, filter, limit + 1))
     return c.json({ object: 'list', has_more: letters.length > limit, data: letters.slice(0, limit) })
   })
-  routes.get('/summary', requireScope('operate'), async (c) =>
-    c.json({ object: 'list', data: await queries.summariseDeadLetters(deps.db) }),
-  )
+  routes.get('/summary', requireScope('operate'), async (c) => {
+    const groups = await queries.summariseDeadLetters(deps.db, MAX_LIMIT + 1)
+    return c.json({ object: 'list', has_more: groups.length > MAX_LIMIT, data: groups.slice(0, MAX_LIMIT) })
+  })
   routes.post('/retry', requireScope('operate'), async (c) => {
     const { per_second: perSecond = DEFAULT_PER_SECOND, ...which } = parseBody(retrySchema, await readJson(c))
     const retried = await picked(which, {
@@ -69,7 +66,10 @@ async function picked(
   },
 ): Promise<number> {
   if (id !== undefined && (filter !== undefined || max !== undefined)) {
-    throw new ApiError('validation_error', 'Give `id` alone, or `filter` with `max`.')
+    throw new ApiError(
+      'validation_error',
+      'Invalid `id`: it cannot be used together with `filter` and `max`; give `id` alone, or `filter` with `max`.',
+    )
   }
   if (id !== undefined) return asProblem(() => act.one(id))
   if (filter === undefined) {

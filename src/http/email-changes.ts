@@ -13,7 +13,7 @@ import * as queries from './queries.ts'
 const DOOR_WAIT_MS = 2_000
 const FIRST_PAUSE_MS = 20
 
-const rescheduleSchema = z.strictObject({
+export const rescheduleSchema = z.strictObject({
   scheduled_at: z.string('use a moment like `2026-08-05T11:52:01Z`, or a short form like `in 1 hour`'),
 })
 

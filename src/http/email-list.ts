@@ -12,7 +12,7 @@ import { LAST_EVENT, presentListed } from './email-view.ts'
 const DEFAULT_LIMIT = 20
 const MAX_LIMIT = 100
 
-const PARAMETERS = [
+export const LIST_PARAMETERS = [
   'limit',
   'after',
   'before',
@@ -24,9 +24,9 @@ const PARAMETERS = [
   'accepted_after',
   'accepted_before',
 ] as const
-type Parameters = Partial<Record<(typeof PARAMETERS)[number], string>>
+type Parameters = Partial<Record<(typeof LIST_PARAMETERS)[number], string>>
 
-const LAST_EVENTS = [...new Set(Object.values(LAST_EVENT))]
+const LAST_EVENTS: readonly string[] = [...new Set(Object.values(LAST_EVENT))]
 
 /** `GET /emails`: a page of what was accepted, newest first. */
 export async function listEmails(deps: AppDeps, c: Context): Promise<Response> {
@@ -43,9 +43,9 @@ export async function listEmails(deps: AppDeps, c: Context): Promise<Response> {
 function readParameters(c: Context): Parameters {
   const given: Parameters = {}
   for (const [name, value] of new URL(c.req.url).searchParams) {
-    const known = PARAMETERS.find((each) => each === name)
+    const known = LIST_PARAMETERS.find((each) => each === name)
     if (known === undefined) {
-      const names = PARAMETERS.map((each) => `\`${each}\``).join(', ')
+      const names = LIST_PARAMETERS.map((each) => `\`${each}\``).join(', ')
       throw wrong(excerpt(name), `there is no such parameter; use ${names}`)
     }
     if (given[known] !== undefined) throw wrong(known, 'it is given twice; use it once')

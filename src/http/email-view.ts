@@ -1,12 +1,16 @@
 import { formatAddress } from '../address.ts'
+import { DEFAULT_STREAM } from '../catalog.ts'
 import type { Address, Message } from '../message.ts'
+import { parseMessage } from '../message-schema.ts'
 import type { MessageState } from '../states.ts'
 import { presentAttachments } from './attachments.ts'
+import type { AppDeps } from './deps.ts'
 import type { ListedEmail } from './email-list-queries.ts'
-import type { Email } from './queries.ts'
+import type { EmailAnswer, EmailHead, LastEvent, ListedEmailAnswer } from './openapi/email-answers.ts'
+import type { Email, WaitingEmail } from './queries.ts'
 
 /** Resend's `last_event` for each of our states. */
-export const LAST_EVENT: Readonly<Record<MessageState, string>> = {
+export const LAST_EVENT: Readonly<Record<MessageState, LastEvent>> = {
   accepted: 'queued',
   scheduled: 'scheduled',
   queued: 'queued',
@@ -26,22 +30,52 @@ export const LAST_EVENT: Readonly<Record<MessageState, string>> = {
 const READ_EVENTS = new Set(['accepted', 'scheduled'])
 
 /** An email as the API shows it: Resend's fields first, then ours. */
-export function presentEmail(email: Email): object {
+export function presentEmail(email: Email): EmailAnswer {
   // What the intake refused is kept as it was given, in any shape: nothing in it can be relied on.
   const isRead = email.timeline.some(({ type }) => READ_EVENTS.has(type))
-  const message = ((isRead && email.message) || {}) as Partial<Message>
+  return present(email, isRead ? ((email.message ?? {}) as Partial<Message>) : undefined)
+}
+
+/** Likewise, of an email that waits at the door as it was given. */
+export function presentWaiting(
+  { catalog, messageLimits }: Pick<AppDeps, 'catalog' | 'messageLimits'>,
+  { message: given, received_at: receivedAt, ...waiting }: WaitingEmail,
+): EmailAnswer {
+  const parsed = parseMessage(given, messageLimits, receivedAt.getTime(), 'row')
+  const message: Partial<Message> | undefined = parsed.ok ? parsed.message : undefined
+  const stream = waiting.stream ?? message?.stream ?? DEFAULT_STREAM
+  const { scheduled_at: scheduledAt } = message ?? {}
+  const email: Email = {
+    ...waiting,
+    message,
+    stream,
+    priority: waiting.priority ?? message?.priority ?? catalog.current.streams.get(stream)?.priority ?? 5,
+    status: 'accepted',
+    scheduled_at: scheduledAt === undefined ? null : new Date(scheduledAt),
+    attempts: 0,
+    timeline: [],
+    ...{ provider: null, provider_message_id: null, sent_at: null, next_attempt_at: null, fetched: null },
+    ...{ last_error: null, reason: null, template: null, template_version: null, sender: null },
+    ...{ subject: null, html: null, text: null, reply_to: null },
+  }
+  return present(email, message)
+}
+
+/** `read` is the message when it could be understood. */
+function present(email: Email, read: Partial<Message> | undefined): EmailAnswer {
+  const message = read ?? {}
   return {
     object: 'email',
     ...presentHead({
       ...email,
-      ...envelopeOf(message, isRead ? email : undefined),
+      ...envelopeOf(message, read && email),
       subject: message.subject ?? email.subject,
       events: email.timeline.map(({ type }) => type),
     }),
     html: email.html ?? message.html ?? null,
     text: email.text ?? message.text ?? null,
     tags: message.tags ?? [],
-    attachments: isRead ? presentAttachments(email.fetched ?? message.attachments) : [],
+    attachments: read === undefined ? [] : presentAttachments(email.fetched ?? message.attachments),
     metadata: message.metadata ?? {},
     status: email.status,
     stream: email.stream,
@@ -58,7 +92,7 @@ export function presentEmail(email: Email): object {
 }
 
 /** An email in a list: Resend's fields, then ours, and no bodies. */
-export function presentListed(email: ListedEmail): object {
+export function presentListed(email: ListedEmail): ListedEmailAnswer {
   return {
     ...presentHead(email),
     tags: email.tags ?? [],
@@ -87,7 +121,7 @@ function envelopeOf(
 }
 
 /** What Resend shows of an email everywhere. */
-function presentHead(email: Head): object {
+function presentHead(email: Head): EmailHead {
   const { from } = email
   return {
     id: email.id,
@@ -105,7 +139,7 @@ function presentHead(email: Head): object {
 }
 
 /** Opens and clicks are no states of ours: they come again and again, and prove no more than a delivery. */
-function lastEvent(status: MessageState, types: readonly string[]): string {
+function lastEvent(status: MessageState, types: readonly string[]): LastEvent {
   if (status !== 'sent' && status !== 'delivered') return LAST_EVENT[status]
   if (types.includes('clicked')) return 'clicked'
   if (types.includes('opened')) return 'opened'

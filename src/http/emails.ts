@@ -9,8 +9,8 @@ import type { AppDeps } from './deps.ts'
 import { cancelEmail, rescheduleEmail } from './email-changes.ts'
 import { emailIdOf, emailNotFound } from './email-id.ts'
 import { listEmails } from './email-list.ts'
-import { presentEmail } from './email-view.ts'
-import { findEmail, isAtTheDoor } from './queries.ts'
+import { presentEmail, presentWaiting } from './email-view.ts'
+import { findAtTheDoor, findEmail } from './queries.ts'
 import { asApiError, readIdempotencyKey, readSubmission } from './submission.ts'
 
 /** `/emails`: one handed in, or many (batch.ts, bulk.ts), found again, listed, moved to another time, and canceled. */
@@ -25,9 +25,8 @@ export function emailRoutes(deps: AppDeps): Hono<AuthEnv> {
     const id = emailIdOf(c)
     const email = await findEmail(deps.db, id)
     if (email !== undefined) return c.json(presentEmail(email))
-    if (await isAtTheDoor(deps.db, id)) {
-      return c.json({ object: 'email', id, last_event: 'queued', status: 'accepted', timeline: [] })
-    }
+    const waiting = await findAtTheDoor(deps.db, id)
+    if (waiting !== undefined) return c.json(presentWaiting(deps, waiting))
     // It may have gone through the door between the two looks.
     const moved = await findEmail(deps.db, id)
     if (moved === undefined) throw emailNotFound()

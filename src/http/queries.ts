@@ -62,7 +62,25 @@ export async function findEmail(db: Database, id: string): Promise<Email | undef
   return rows[0]
 }
 
-/** True while a message was appended and no mover has taken it yet: milliseconds, usually. */
+/** What was appended and no mover has taken yet: for milliseconds, usually. */
+export type WaitingEmail = Pick<Email, 'id' | 'created_at' | 'message'> & {
+  readonly stream: string | null
+  readonly priority: number | null
+  readonly received_at: Date
+}
+
+export async function findAtTheDoor(db: Database, id: string): Promise<WaitingEmail | undefined> {
+  const { rows } = await sql<WaitingEmail>`/* http.find_at_the_door */
+    select m.id, m.stream, m.priority, m.message, m.accepted_at as received_at, ${createdAt} as created_at
+    from (
+      select id, stream, priority, message, received_at as accepted_at from mail.intake where id = ${id}::uuid
+      union all
+      select id, stream, priority, message, received_at from mail.outbox where id = ${id}::uuid
+    ) m
+  `.execute(db)
+  return rows[0]
+}
+
 export async function isAtTheDoor(db: Database, id: string): Promise<boolean> {
   const { rows } = await sql<{ found: boolean }>`/* http.at_the_door */
     select exists (select from mail.intake where id = ${id}::uuid)

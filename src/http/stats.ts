@@ -14,7 +14,7 @@ const DAY_MS = 86_400_000
 const day = z.iso.date('must be a day such as 2026-11-21')
 const word = z.string().min(1).max(255)
 
-const questionSchema = z.strictObject({
+export const questionSchema = z.strictObject({
   from: day.optional(),
   to: day.optional(),
   group_by: z

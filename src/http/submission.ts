@@ -107,7 +107,7 @@ export function readIdempotencyKey(c: Context): string | null {
   if (length >= 1 && length <= MAX_KEY_LENGTH) return key
   throw new ApiError(
     'invalid_idempotency_key',
-    `The \`Idempotency-Key\` must have 1 to ${MAX_KEY_LENGTH} characters.`,
+    `The header \`Idempotency-Key\` has ${length} characters; use 1 to ${MAX_KEY_LENGTH}.`,
   )
 }
 

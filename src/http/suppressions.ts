@@ -4,6 +4,8 @@ import { ApiError } from '../errors.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { parseBody, readJson } from './body.ts'
 import type { AppDeps } from './deps.ts'
+import type { SuppressionAnswer } from './openapi/suppressions.ts'
+import { pageLimit } from './page-limit.ts'
 import { exportSuppressions } from './suppression-csv.ts'
 import { EVERY_STREAM, expirySchema, readAddress, reasonSchema, scopeFault } from './suppression-entry.ts'
 import * as queries from './suppression-queries.ts'
@@ -18,21 +20,16 @@ const extras = {
   reason: reasonSchema.optional(),
   expires_at: expirySchema.nullable().optional(),
 }
-const addSchema = z.strictObject({ email: z.string(), ...extras })
+export const addSchema = z.strictObject({ email: z.string(), ...extras })
 const batch = z.array(z.string()).min(1, 'must not be empty').max(MAX_BATCH, `may have at most ${MAX_BATCH}`)
-const addManySchema = z.strictObject({ emails: batch, ...extras })
-const removeManySchema = z.strictObject({
+export const addManySchema = z.strictObject({ emails: batch, ...extras })
+export const removeManySchema = z.strictObject({
   emails: batch.optional(),
   ids: batch.optional(),
   scope: z.string().optional(),
 })
-const listSchema = z.strictObject({
-  limit: z
-    .string()
-    .regex(/^[1-9]\d{0,2}$/, `must be a whole number from 1 to ${MAX_LIMIT}`)
-    .transform(Number)
-    .pipe(z.number().max(MAX_LIMIT, `must be a whole number from 1 to ${MAX_LIMIT}`))
-    .optional(),
+export const listSchema = z.strictObject({
+  limit: pageLimit(MAX_LIMIT).optional(),
   after: z.string().regex(UUID, 'must be the id of a suppression').optional(),
   before: z.string().regex(UUID, 'must be the id of a suppression').optional(),
   origin: z.enum(queries.SUPPRESSION_ORIGINS).optional(),
@@ -53,7 +50,7 @@ export function suppressionRoutes(deps: AppDeps): Hono<AuthEnv> {
   routes.get('/export', mayRead, () => exportSuppressions(deps.db))
   routes.post('/batch/add', mayChange, async (c) => {
     const { emails, ...rest } = parseBody(addManySchema, await readJson(c))
-    const addresses = emails.map((email, index) => addressIn(`emails.${index}`, email))
+    const addresses = emails.map((email, index) => addressIn(`emails[${index}]`, email))
     const added = await store(deps, c, addresses, rest)
     return c.json({ data: added.map(({ id }) => ({ object: 'suppression', id })) })
   })
@@ -79,7 +76,10 @@ export function suppressionRoutes(deps: AppDeps): Hono<AuthEnv> {
 async function list(deps: AppDeps, query: Record<string, string>): Promise<object> {
   const filter = parseBody(listSchema, query)
   if (filter.after !== undefined && filter.before !== undefined) {
-    throw new ApiError('validation_error', 'Give `after` or `before`, not both.')
+    throw new ApiError(
+      'validation_error',
+      'Invalid `before`: it cannot be used together with `after`; use one of them.',
+    )
   }
   const { limit = DEFAULT_LIMIT } = filter
   const rows = await queries.listSuppressions(deps.db, { ...filter, limit })
@@ -115,13 +115,19 @@ async function removeMany(
   ids: readonly string[] | undefined,
   scope: string,
 ): Promise<object[]> {
-  if ((emails === undefined) === (ids === undefined)) {
-    throw new ApiError('validation_error', 'Give `emails` or `ids`, one of them.')
+  if (emails === undefined && ids === undefined) {
+    throw new ApiError('missing_required_field', 'Missing `emails` or `ids` field: say which are meant.')
   }
-  const addresses = emails?.map((email, index) => addressIn(`emails.${index}`, email)) ?? []
+  if (emails !== undefined && ids !== undefined) {
+    throw new ApiError('validation_error', 'Invalid `ids`: `emails` is there already; use one of them.')
+  }
+  const addresses = emails?.map((email, index) => addressIn(`emails[${index}]`, email)) ?? []
   const wrong = ids?.find((id) => !UUID.test(id))
   if (wrong !== undefined)
-    throw new ApiError('validation_error', `Invalid \`ids\`: \`${wrong.slice(0, 80)}\` is not an id.`)
+    throw new ApiError(
+      'validation_error',
+      `Invalid \`ids\`: \`${wrong.slice(0, 80)}\` is not an id; use those that GET /suppressions shows.`,
+    )
   const removed = await queries.removeSuppressions(deps.db, { ids: ids ?? [], addresses, scope })
   const gone = new Map(
     removed.flatMap(({ id, address }) => [
@@ -177,13 +183,13 @@ function sourceOf(c: Context<AuthEnv>): string {
   return `api key ${c.get('caller').name}`.slice(0, 200).toWellFormed()
 }
 
-function present(row: queries.Suppression) {
+function present(row: queries.Suppression): SuppressionAnswer {
   return {
     id: row.id,
     email: row.address,
     origin: row.origin,
     /** The message that led to it. */
-    source_id: row.evidence?.message_id ?? null,
+    source_id: textOf(row.evidence?.message_id),
     created_at: row.created_at.toISOString(),
     scope: row.scope,
     reason: row.reason,
@@ -191,4 +197,8 @@ function present(row: queries.Suppression) {
     evidence: row.evidence,
     expires_at: row.expires_at?.toISOString() ?? null,
   }
+}
+
+function textOf(value: unknown): string | null {
+  return typeof value === 'string' ? value : null
 }

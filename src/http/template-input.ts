@@ -4,7 +4,7 @@ import { parseAddress } from '../address.ts'
 import { ApiError } from '../errors.ts'
 import { DEFAULT_MESSAGE_LIMITS } from '../message-schema.ts'
 import { Refusal } from '../message-shape.ts'
-import { lineFault, textFault } from '../message-text.ts'
+import { excerpt, lineFault, textFault } from '../message-text.ts'
 import { checkVariables } from '../message-variables.ts'
 import type { TemplateContent } from '../template-content.ts'
 import type { TemplateChanges, TemplateIdentity } from '../template-writes.ts'
@@ -71,11 +71,15 @@ const contentSchema = {
   variables: variablesSchema.nullish(),
   strict: z.boolean('use true or false').optional(),
 }
-const draftSchema = z.strictObject({ name, alias: alias.nullish(), ...contentSchema })
-const changesSchema = z.strictObject({ name: name.optional(), alias: alias.nullish(), ...contentSchema })
+export const draftSchema = z.strictObject({ name, alias: alias.nullish(), ...contentSchema })
+export const changesSchema = z.strictObject({
+  name: name.optional(),
+  alias: alias.nullish(),
+  ...contentSchema,
+})
 const version = z.int().min(1).max(MAX_VERSION)
 export const versionSchema = z.strictObject({ version })
-const previewSchema = z.strictObject({
+export const previewSchema = z.strictObject({
   version: version.optional(),
   variables: z.record(z.string(), z.unknown()).optional(),
 })
@@ -119,7 +123,10 @@ export function readVersion(c: Context): number | null {
 export function readPage(c: Context): { limit: number; after: string | null; before: string | null } {
   const [after = null, before = null] = [c.req.query('after'), c.req.query('before')]
   if (after !== null && before !== null) {
-    throw new ApiError('validation_error', 'Use `after` or `before`, not both.')
+    throw new ApiError(
+      'validation_error',
+      'Invalid `before`: it cannot be used together with `after`; use one of them.',
+    )
   }
   return { limit: readWhole(c, 'limit', MAX_PAGE) ?? DEFAULT_PAGE, after, before }
 }
@@ -129,7 +136,10 @@ function readWhole(c: Context, field: string, max: number): number | undefined {
   if (text === undefined) return undefined
   const value = /^\d{1,10}$/.test(text) ? Number(text) : 0
   if (value >= 1 && value <= max) return value
-  throw new ApiError('validation_error', `Invalid \`${field}\`: use a whole number from 1 to ${max}.`)
+  throw new ApiError(
+    'validation_error',
+    `Invalid \`${field}\`: it is \`${excerpt(text)}\`; use a whole number from 1 to ${max}.`,
+  )
 }
 
 const EMPTY: TemplateContent = {

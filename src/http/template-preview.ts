@@ -2,13 +2,14 @@ import { ApiError } from '../errors.ts'
 import { findPartials } from '../template-partials.ts'
 import type { StoredTemplate } from '../templates.ts'
 import type { AppDeps } from './deps.ts'
+import type { TemplatePreviewAnswer } from './openapi/template-answers.ts'
 
 /** What a message with these variables would be, with the names of those that are missing. Nothing is stored or sent. */
 export async function previewTemplate(
   deps: AppDeps,
   template: StoredTemplate,
   variables: Readonly<Record<string, unknown>>,
-): Promise<object> {
+): Promise<TemplatePreviewAnswer> {
   const { id, name, version, subject, html, text, uses } = template
   const partials = await findPartials(deps.db, [{ root: id, uses }])
   if (partials.some((partial) => partial.id === id)) {
@@ -27,6 +28,6 @@ export async function previewTemplate(
     text: result.rendered.text ?? null,
     from: template.sender,
     reply_to: template.reply_to,
-    missing: result.missing ?? [],
+    missing: [...(result.missing ?? [])],
   }
 }

@@ -1,8 +1,14 @@
 import type { DeclaredVariable } from '../template-content.ts'
 import type { StoredTemplate, TemplateSummary } from '../templates.ts'
+import type {
+  ListedTemplateAnswer,
+  TemplateAnswer,
+  TemplateVariableAnswer,
+  TemplateVersionAnswer,
+} from './openapi/template-answers.ts'
 
 /** Resend's fields, then ours; the content is that of the draft when there is one, or of the version asked for. */
-export function presentTemplate(template: StoredTemplate): object {
+export function presentTemplate(template: StoredTemplate): TemplateAnswer {
   return {
     ...presentListed(template),
     subject: template.subject,
@@ -22,7 +28,7 @@ export function presentTemplate(template: StoredTemplate): object {
   }
 }
 
-export function presentListed(template: TemplateSummary): object {
+export function presentListed(template: TemplateSummary): ListedTemplateAnswer {
   return {
     object: 'template',
     id: template.id,
@@ -36,7 +42,7 @@ export function presentListed(template: TemplateSummary): object {
 }
 
 /** One version: what an answer to a write says, and a line of the list of versions. */
-export function presentVersion(template: TemplateSummary): object {
+export function presentVersion(template: TemplateSummary): TemplateVersionAnswer {
   return {
     object: 'template',
     id: template.id,
@@ -50,7 +56,7 @@ export function presentVersion(template: TemplateSummary): object {
 }
 
 /** Resend dates each variable; here they are as old as their version. */
-function presentVariable(template: StoredTemplate, variable: DeclaredVariable): object {
+function presentVariable(template: StoredTemplate, variable: DeclaredVariable): TemplateVariableAnswer {
   return {
     key: variable.key,
     type: variable.type,

@@ -33,9 +33,14 @@ export function templateRoutes(deps: AppDeps): Hono<AuthEnv> {
   })
 
   routes.get('/', requireScope('read'), async (c) => {
-    const page = await listTemplates(db, readPage(c))
+    const asked = readPage(c)
+    const page = await listTemplates(db, asked)
     if (page === undefined) {
-      throw new ApiError('validation_error', 'Invalid cursor: use the `id` of a template in this list.')
+      const field = asked.after === null ? 'before' : 'after'
+      throw new ApiError(
+        'validation_error',
+        `Invalid \`${field}\`: use the \`id\` of a template in this list.`,
+      )
     }
     return c.json({ object: 'list', has_more: page.hasMore, data: page.templates.map(presentListed) })
   })

@@ -26,20 +26,20 @@ const description = z
   .refine((text) => textFault(text) === undefined, 'it holds characters that cannot be stored')
   .nullable()
 
-const newSchema = z.strictObject({
+export const newSchema = z.strictObject({
   endpoint: url,
   events: events.optional(),
   description: description.optional(),
 })
 
-const changesSchema = z.strictObject({
+export const changesSchema = z.strictObject({
   endpoint: url.optional(),
   events: events.optional(),
   description: description.optional(),
   status: z.enum(['enabled', 'disabled'], 'must be enabled or disabled').optional(),
 })
 
-const replaySchema = z.strictObject({
+export const replaySchema = z.strictObject({
   since: z.iso.datetime({ offset: true, error: 'must be a time such as 2026-11-21T09:00:00Z' }),
 })
 
@@ -162,7 +162,8 @@ function refuseUnreachable(deps: AppDeps, endpoint: string): void {
 function refuseOtherCursor(page: queries.Page, form: RegExp, what: string): void {
   const cursor = page.after ?? page.before
   if (cursor === null || form.test(cursor)) return
-  throw new ApiError('validation_error', `Invalid cursor: use the \`id\` of a ${what} in this list.`)
+  const field = page.after === null ? 'before' : 'after'
+  throw new ApiError('validation_error', `Invalid \`${field}\`: use the \`id\` of a ${what} in this list.`)
 }
 
 function idOf(c: Context): string {

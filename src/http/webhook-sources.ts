@@ -4,15 +4,13 @@ import { ApiError } from '../errors.ts'
 import { WEBHOOK_KINDS } from '../webhook-kinds.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { parseBody, readJson } from './body.ts'
-import { asProblem } from './control.ts'
+import { asProblem, namePattern } from './control.ts'
 import type { AppDeps } from './deps.ts'
 import * as queries from './webhook-source-queries.ts'
 
-const name = z.string().regex(/^[a-z0-9_-]{1,64}$/, 'must be 1 to 64 of a-z, 0-9, _ and -')
-
-const sourceSchema = z.strictObject({
+export const sourceSchema = z.strictObject({
   kind: z.enum(WEBHOOK_KINDS),
-  provider: name.nullable().optional(),
+  provider: namePattern.nullable().optional(),
   secrets_env: z
     .string()
     .regex(/^[A-Z_][A-Z0-9_]*$/, 'must be the name of an environment variable')
@@ -72,5 +70,5 @@ export function webhookSourceRoutes({ db }: Pick<AppDeps, 'db'>): Hono<AuthEnv> 
 }
 
 function nameOf(given: string): string {
-  return parseBody(z.object({ name }), { name: given }).name
+  return parseBody(z.object({ name: namePattern }), { name: given }).name
 }

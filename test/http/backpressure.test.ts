@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { before, test } from 'node:test'
 import { Client } from 'pg'
+import { emailSchema } from '../../src/http/openapi/email-answers.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { orderMail, startTestService, type TestService } from '../support/service.ts'
@@ -76,4 +77,29 @@ test('when the doors are empty again everything is taken again', async () => {
   await blocker.query('rollback')
   await eventually('an acceptance', async () => (await answerOf('/emails', LATER))[0] === 200)
   assert.deepEqual(await answerOf('/emails/bulk', BULK), [200, undefined])
+})
+
+test('an email that waits at the door is shown whole, as it was given', async () => {
+  await database.query('update mail.intake_limit set soft_backlog = 100000, hard_backlog = 1000000')
+  const body = orderMail({ tags: [{ name: 'kind', value: 'order' }], scheduled_at: 'in 1 hour' })
+  const id = await eventually('it is taken', async () => {
+    const response = await service.request('/emails', { body, headers: BUFFERED })
+    return response.status === 200 && ((await response.json()) as { id: string }).id
+  })
+  const response = await service.request(`/emails/${id}`)
+  const shown = emailSchema.parse(await response.json())
+  assert.partialDeepStrictEqual(shown, {
+    id,
+    status: 'accepted',
+    last_event: 'queued',
+    from: 'Shop <shop@example.com>',
+    to: ['ann@example.net'],
+    subject: 'Your order',
+    html: '<p>Thank you.</p>',
+    tags: [{ name: 'kind', value: 'order' }],
+    stream: 'transactional',
+    priority: 3,
+    timeline: [],
+  })
+  assert.ok(Date.parse(shown.scheduled_at ?? '') > Date.now())
 })

@@ -172,13 +172,13 @@ describe('a provider', () => {
       [{ ...good, options: { region: 1 } }, 'validation_error', /`options.region`/],
       [{ ...good, breaker_share: 2 }, 'validation_error', /`breaker_share`/],
       [{ ...good, breaker_cooldown_s: 500 }, 'validation_error', /breaker cooldown cap is at least cooldown/],
-      [{ ...good, buckets: [{ name: 'a', quota: -1 }] }, 'validation_error', /`buckets.0.quota`/],
-      [{ ...good, buckets: [{ name: 'a', quota: 0 }] }, 'validation_error', /`buckets.0.quota`/],
-      [{ ...good, buckets: [{ name: 'a' }] }, 'missing_required_field', /`buckets.0.quota`/],
+      [{ ...good, buckets: [{ name: 'a', quota: -1 }] }, 'validation_error', /`buckets\[0\]\.quota`/],
+      [{ ...good, buckets: [{ name: 'a', quota: 0 }] }, 'validation_error', /`buckets\[0\]\.quota`/],
+      [{ ...good, buckets: [{ name: 'a' }] }, 'missing_required_field', /`buckets\[0\]\.quota`/],
       [
         { ...good, buckets: [{ name: 'a', quota: 1, window_s: -5 }] },
         'validation_error',
-        /`buckets.0.window_s`/,
+        /`buckets\[0\]\.window_s`/,
       ],
       [{ ...good, buckets: [{ name: 'a', quota: 1, utilization: 1.5 }] }, 'validation_error', /utilization/],
       [

@@ -15,6 +15,9 @@ import { createTestDatabase } from '../support/database.ts'
 const PUBLIC = new Set([
   'GET /healthz',
   'GET /readyz',
+  'GET /openapi.json',
+  // The page to read it, and what that loads.
+  ...['', '/start.js', '/swagger-ui.css', '/swagger-ui-bundle.js'].map((file) => `GET /docs${file}`),
   // Their proof is the provider's signature.
   'POST /webhooks/dsn',
   ...WEBHOOK_KINDS.map((kind) => `POST /webhooks/${kind}/:endpoint`),

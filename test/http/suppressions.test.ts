@@ -162,8 +162,8 @@ describe('what is refused', () => {
     ['', { email: 'a@example.net', origin: 'bounce' }, /Unknown field `origin`/],
     ['/batch/add', { emails: [] }, /`emails`: must not be empty/],
     ['/batch/add', { emails: Array(101).fill('a@example.net') }, /`emails`: may have at most 100/],
-    ['/batch/add', { emails: ['a@example.net', 'b'] }, /Invalid `emails.1`/],
-    ['/batch/remove', {}, /`emails` or `ids`, one of them/],
+    ['/batch/add', { emails: ['a@example.net', 'b'] }, /Invalid `emails\[1\]`/],
+    ['/batch/remove', {}, /missing_required_field: Missing `emails` or `ids`/],
     ['/batch/remove', { ids: ['a@example.net'] }, /is not an id/],
   ]
   for (const [path, body, expected] of REFUSALS) {

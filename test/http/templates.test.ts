@@ -325,17 +325,17 @@ test('a draft that is wrong is refused with the field or the fault', async () =>
     [
       { name: 'wrong', text: 'a', variables: [{ key: 'a-b', type: 'string' }] },
       'validation_error',
-      /variables.0.key/,
+      /variables\[0\]\.key/,
     ],
     [
       { name: 'wrong', text: 'a', variables: [{ key: 'a', type: 'date' }] },
       'validation_error',
-      /variables.0.type/,
+      /variables\[0\]\.type/,
     ],
     [
       { name: 'wrong', text: 'a', variables: [{ key: 'a', type: 'number', fallback_value: 'x' }] },
       'validation_error',
-      /variables.0.fallback_value/,
+      /variables\[0\]\.fallback_value/,
     ],
     [
       { name: 'wrong', text: 'a', variables: [1, 2].map(() => ({ key: 'a', type: 'string' })) },

@@ -1,0 +1,29 @@
+import { apiKeyOperations } from './api-keys.ts'
+import { deadLetterOperations } from './dead-letters.ts'
+import { emailOperations } from './emails.ts'
+import type { Operation } from './operation.ts'
+import { serviceOperations } from './service.ts'
+import { statsOperations } from './stats.ts'
+import { providerOperations, streamOperations } from './streams.ts'
+import { suppressionOperations } from './suppressions.ts'
+import { templateOperations } from './templates.ts'
+import { unsubscribeOperations } from './unsubscribe.ts'
+import { providerWebhookOperations, webhookSourceOperations } from './webhook-sources.ts'
+import { webhookOperations } from './webhooks.ts'
+
+/** Every operation of the API; `npm run openapi` compares them with the routes. */
+export const OPERATIONS: readonly Operation[] = [
+  ...emailOperations,
+  ...templateOperations,
+  ...suppressionOperations,
+  ...deadLetterOperations,
+  ...streamOperations,
+  ...providerOperations,
+  ...statsOperations,
+  ...apiKeyOperations,
+  ...webhookOperations,
+  ...webhookSourceOperations,
+  ...providerWebhookOperations,
+  ...unsubscribeOperations,
+  ...serviceOperations,
+]
