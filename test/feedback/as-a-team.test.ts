@@ -155,6 +155,21 @@ test('an unsubscribe by one click: no more mail in that stream, and the receipts
   await assertNext(address, { marketing: 'suppressed', transactional: 'sent', alerts: 'sent' })
 })
 
+test('of each mail that was stopped the app hears once', async () => {
+  const idsOf = (from: string) => database.query<{ id: string }>(`select ${from} order by 1`)
+  const stopped = await idsOf("id from mail.message where status = 'suppressed'")
+  assert.equal(stopped.length, 7)
+  // All events of one message come in one transaction, so that what is told of it is decided together.
+  await eventually('all are told of', async () => {
+    const told = await idsOf(
+      "distinct message_id as id from mail.webhook_delivery where type = 'email.suppressed'",
+    )
+    return told.length === stopped.length
+  })
+  const told = await idsOf("message_id as id from mail.webhook_delivery where type = 'email.suppressed'")
+  assert.deepEqual(told, stopped)
+})
+
 test('nobody else was stopped', async () => {
   await assertNext('boss@example.net', { marketing: 'sent', transactional: 'sent' })
 })

@@ -35,6 +35,9 @@ test('a source is made, changed as a whole, listed with its path, and deleted', 
     kind: 'ses',
     provider: null,
     path: '/webhooks/ses/amazon',
+    waiting: 0,
+    parked: 0,
+    refused: 0,
   })
   const changed = await call('PUT', '/webhook-sources/amazon', {
     kind: 'sendgrid',
@@ -162,7 +165,7 @@ describe('a webhook of the running service', () => {
     assert.deepEqual(rows, [{ endpoint: 'news' }, { endpoint: 'orders' }])
     const refused = await eventually('the refusal is counted', async () => {
       const { body } = await call('GET', '/webhook-sources')
-      return body.data?.find(({ name, refused }) => name === 'news' && refused === '1')
+      return body.data?.find(({ name, refused }) => name === 'news' && refused === 1)
     })
     assert.equal(refused.last_refusal, 'signature_wrong')
   })
