@@ -86,7 +86,12 @@ as $$
       detail ->> 'kind' as kind,
       detail ->> 'enhanced_code' as status,
       coalesce(detail ->> 'code', '') as verdict,
-      coalesce(detail ->> 'reason', detail ->> 'reply', '') as words
+      -- An address is no word about us; nor is a host where a provider has judged the bounce already.
+      regexp_replace(
+        coalesce(detail ->> 'reason', detail ->> 'reply', ''),
+        case detail ->> 'kind' when 'hard' then '\S*(?:@|://|\w\.[a-z]{2,})\S*' else '\S*@\S*' end,
+        ' ', 'gi'
+      ) as words
   ) said
 $$;
 comment on function mail.bounce_class(json, text[]) is

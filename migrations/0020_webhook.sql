@@ -184,6 +184,8 @@ as $$
 declare
   queue_name text := 'webhook.' || webhook_remove.id;
 begin
+  -- Nobody decides who is told of what meanwhile: jobs for a queue that goes would stay for ever.
+  perform from mail.consumer where name = 'webhooks' for update;
   delete from mail.webhook_endpoint e where e.id = webhook_remove.id;
   if not found then
     return false;
@@ -258,13 +260,14 @@ $$;
 comment on function mail.webhook_requeue(uuid, text[]) is 'What mail.webhook_replay does with the deliveries it picked.';
 
 create function mail.webhook_must_be_enabled(endpoint uuid) returns void
-language plpgsql stable
+language plpgsql volatile
 set search_path = pg_catalog, mail, pg_temp
 as $$
 declare
   status text;
 begin
-  select e.status into status from mail.webhook_endpoint e where e.id = endpoint;
+  -- The endpoint before its deliveries, as everywhere: two that change these cannot wait for each other.
+  select e.status into status from mail.webhook_endpoint e where e.id = endpoint for no key update;
   if status is null then
     raise exception 'there is no webhook endpoint %', endpoint using errcode = 'undefined_object';
   end if;
@@ -274,7 +277,7 @@ begin
   end if;
 end
 $$;
-comment on function mail.webhook_must_be_enabled(uuid) is 'Raises unless the endpoint is there and enabled.';
+comment on function mail.webhook_must_be_enabled(uuid) is 'Raises unless the endpoint is there and enabled; locks it.';
 
 create function mail.webhook_replay(delivery text) returns boolean
 language plpgsql volatile security definer

@@ -278,7 +278,7 @@ function createReceiver({ db, boss, bells, log, config }: Core): Receiver {
     bells,
     log,
     environment: config.environment,
-    fetch: createPinnedFetch(fetch),
+    fetch: createPinnedFetch(),
     now: Date.now,
   })
 }

@@ -1,37 +1,32 @@
+import { GuardedFetchError, type GuardedFetchOptions, guardedFetch } from '../guarded-fetch.ts'
+
 /**
- * GET for the few addresses that we make ourselves from pinned parts. Follows no redirect, reads no more than it
- * was told to, and never rejects.
+ * GET for the few addresses that we make ourselves from pinned parts: https on its own port, at public addresses.
+ * Follows no redirect, reads no more than it was told to, and never rejects.
  */
 export type PinnedFetch = (url: string, limits: FetchLimits) => Promise<Fetched>
 
 export type FetchLimits = { readonly maxBytes: number; readonly timeoutMs: number }
 
 export type Fetched =
-  /** `body` is undefined when it was larger than allowed. */
-  | { readonly kind: 'answered'; readonly status: number; readonly body: string | undefined }
+  | { readonly kind: 'answered'; readonly status: number; readonly body: string }
+  /** It answered, and with nothing that can be used: a redirect, no HTTP, or more than was allowed. */
+  | { readonly kind: 'unusable'; readonly error: unknown }
   | { readonly kind: 'unreachable'; readonly error: unknown }
 
-export function createPinnedFetch(fetch: typeof globalThis.fetch): PinnedFetch {
-  return async (url, { maxBytes, timeoutMs }) => {
-    if (!url.startsWith('https://'))
-      return { kind: 'unreachable', error: new TypeError('only https is fetched') }
+/** `opened` is for tests, whose host is on loopback. */
+export function createPinnedFetch(
+  opened: Pick<GuardedFetchOptions, 'lookup' | 'allowPrivate' | 'ports' | 'allowHttp'> = {},
+): PinnedFetch {
+  return async (url, limits) => {
     try {
-      const response = await fetch(url, { redirect: 'manual', signal: AbortSignal.timeout(timeoutMs) })
-      return { kind: 'answered', status: response.status, body: await readUpTo(response, maxBytes) }
+      const { status, body } = await guardedFetch(url, { ports: [443], ...opened, ...limits })
+      return { kind: 'answered', status, body: body.toString('utf8') }
     } catch (error) {
-      return { kind: 'unreachable', error }
+      const isAnswer = error instanceof GuardedFetchError && ANSWERS.has(error.code)
+      return { kind: isAnswer ? 'unusable' : 'unreachable', error }
     }
   }
 }
 
-async function readUpTo(response: Response, maxBytes: number): Promise<string | undefined> {
-  const chunks: Uint8Array[] = []
-  let size = 0
-  // Leaving the loop cancels the rest of the body.
-  for await (const chunk of response.body ?? []) {
-    size += chunk.byteLength
-    if (size > maxBytes) return undefined
-    chunks.push(chunk)
-  }
-  return Buffer.concat(chunks).toString('utf8')
-}
+const ANSWERS: ReadonlySet<string> = new Set(['answer_refused', 'answer_too_large'])

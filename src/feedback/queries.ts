@@ -53,7 +53,14 @@ export async function lockOthers(
     with free as materialized (
       select
         id,
-        status in ('dead', 'suppressed', 'canceled')
+        (
+          status in ('dead', 'suppressed', 'canceled')
+          -- What the intake refused was never sent, and its content is as it was given: nobody could read it.
+          and not exists (
+            select from mail.event e
+            where e.message_id = message.id and e.type = 'dead' and e.detail ->> 'stage' = 'intake'
+          )
+        )
           or (status in ('queued', 'deferred') and attempts > 0 and not is_partly_settled) as is_ready
       from mail.message
       where id = any (${ids}::uuid[]) and status in ('queued', 'deferred', 'dead', 'suppressed', 'canceled')
@@ -90,7 +97,6 @@ export type FreshEvent = {
  * whose outcome was in doubt, and spares it the next attempt.
  */
 export async function applyEvents(trx: Transaction, told: readonly ToldEvent[]): Promise<FreshEvent[]> {
-  const ids = [...new Set(told.map((event) => event.message_id))]
   const { rows } = await sql<FreshEvent>`/* feedback.apply */
     with told as materialized (
       select *
@@ -113,9 +119,11 @@ export async function applyEvents(trx: Transaction, told: readonly ToldEvent[]):
         m.status = 'unknown'
           or (m.status in ('queued', 'deferred', 'dead') and m.attempts > 0 and not m.is_partly_settled) as is_in_doubt,
         mail.recipients_of(c.message) as everybody
-      from mail.message m
-      left join mail.message_content c on c.id = m.id and c.id = any (${ids}::uuid[])
-      where m.id = any (${ids}::uuid[]) and m.id in (select message_id from fresh)
+      from (select distinct message_id from fresh) f
+      -- Laterals with a limit: each message is found by its key, whatever the planner knows of the tables. (Said for a
+      -- whole list of ids once more, each of these look-ups would go through that list: thousands times thousands.)
+      cross join lateral (select * from mail.message m where m.id = f.message_id limit 1) m
+      left join lateral (select c.message from mail.message_content c where c.id = f.message_id limit 1) c on true
     ), news as materialized (
       select distinct on (told.message_id, told.key)
         told.message_id, told.type, told.at, told.detail,
@@ -131,9 +139,11 @@ export async function applyEvents(trx: Transaction, told: readonly ToldEvent[]):
     ), known as (
       select message_id, type, recipient from news
       union all
-      select message_id, type, lower(recipient)
-      from mail.event
-      where message_id = any (${ids}::uuid[]) and message_id in (select message_id from fresh)
+      select stood.id, e.type, lower(e.recipient)
+      from stood
+      cross join lateral (
+        select e.type, e.recipient from mail.event e where e.message_id = stood.id offset 0
+      ) e
     ), standing as (
       select
         stood.id,
@@ -160,7 +170,7 @@ export async function applyEvents(trx: Transaction, told: readonly ToldEvent[]):
         next_attempt_at = null,
         last_error = case when not standing.is_in_doubt then m.last_error end
       from standing
-      where m.id = standing.id and m.id = any (${ids}::uuid[])
+      where m.id = standing.id
         and (
           standing.is_in_doubt
           or array_position(array['sent', 'delivered', 'bounced', 'complained'], standing.status)

@@ -33,6 +33,8 @@ const BULK_PATH = '/emails/bulk'
 const OTHER_BODY_BYTES = 5 * 1_024 * 1_024
 /** Of all bodies being read or worked on; each is held several times over: as text, as JSON, decoded, on its way. */
 const BODIES_BYTES = 192 * 1_024 * 1_024
+/** Of what is not proved yet to come from a provider. A room of its own: strangers must not use up that of the API. */
+const WEBHOOK_BYTES = 32 * 1_024 * 1_024
 
 const API_PATHS = [
   '/emails',
@@ -64,7 +66,8 @@ export function createApp(deps: AppDeps): Hono {
   // Before the API's own paths: what comes here has no key.
   const failures = new FailedAttempts()
   app.route('/webhooks/dsn', mailReportRoutes(deps, failures))
-  app.route('/webhooks', webhookRoutes(deps, limitBodyTo(MAX_WEBHOOK_BYTES, 'of a webhook')))
+  const limitWebhook = limitBodyTo(MAX_WEBHOOK_BYTES, 'of a webhook', new ByteRoom(WEBHOOK_BYTES), 'arrived')
+  app.route('/webhooks', webhookRoutes(deps, limitWebhook))
 
   const authenticated = authenticate(deps.keyring, failures)
   const limitRate = limitRequests(new RequestRates(deps.db))

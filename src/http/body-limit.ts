@@ -6,12 +6,14 @@ import { ApiError } from '../errors.ts'
  * Refuses a body over the limit, by its declared length, which the HTTP parser holds the sender to; only a body
  * without one is counted as it streams, which costs several times as much. What all requests under way hold
  * together is bounded by `budget`, if there is one: a body is held from its first byte until its request is
- * answered. `whose` limit it is ends the sentence of the error.
+ * answered. Of strangers only what has `arrived` takes room: a length is declared for nothing. `whose` limit it is
+ * ends the sentence of the error.
  */
 export function limitBodyTo(
   maxBytes: number,
   whose: string,
   budget = new ByteRoom(Number.POSITIVE_INFINITY),
+  counts: 'declared' | 'arrived' = 'declared',
 ): MiddlewareHandler {
   const tooLarge = () =>
     new ApiError(
@@ -23,10 +25,11 @@ export function limitBodyTo(
     try {
       const declared = c.req.header('Content-Length')
       // RFC 9112 section 6.3: with a transfer coding the length says nothing.
-      if (declared === undefined || c.req.header('Transfer-Encoding') !== undefined) {
+      const isDeclared = declared !== undefined && c.req.header('Transfer-Encoding') === undefined
+      if (isDeclared && Number(declared) > maxBytes) throw tooLarge()
+      if (!isDeclared || counts === 'arrived') {
         await readCounted(c, maxBytes, claim, tooLarge)
       } else {
-        if (Number(declared) > maxBytes) throw tooLarge()
         if (!claim.take(Number(declared))) throw tooMany()
       }
       await next()

@@ -13,7 +13,7 @@ async function readSources(db: Database, name: string | null): Promise<object[]>
   const { rows } = await sql<object>`/* webhook_source.list */
     select
       'webhook_source' as object, s.name, s.kind, s.provider, s.secrets_env, s.options, s.created_at,
-      w.path, w.waiting::integer, w.parked::integer, w.refused::integer, w.last_refused_at, w.last_refusal
+      w.path, w.waiting::double precision, w.parked::double precision, w.refused::double precision, w.last_refused_at, w.last_refusal
     from mail.webhook_source s
     join mail.webhook_status w on w.endpoint = s.name
     where ${name}::text is null or s.name = ${name}

@@ -130,6 +130,7 @@ export async function purge(db: Database): Promise<boolean> {
         select id from mail.feedback_unmatched
         where next_try_at is null and received_at < now() - interval '30 days' limit ${PURGE_ROWS}
       )
+      returning 1
     ), feedback as (
       delete from mail.feedback
       where id in (
@@ -139,7 +140,9 @@ export async function purge(db: Database): Promise<boolean> {
       )
       returning 1
     )
-    select greatest((select count(*) from keys), (select count(*) from feedback)) as most
+    select greatest(
+      (select count(*) from keys), (select count(*) from unmatched), (select count(*) from feedback)
+    ) as most
   `.execute(db)
   return Number(rows[0]?.most) === PURGE_ROWS
 }

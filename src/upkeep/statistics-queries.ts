@@ -54,6 +54,8 @@ export async function addToStatistics(trx: Transaction, after: string, most: num
       where e.type in (
         'sent', 'delivered', 'deferred', 'bounced', 'complained', 'opened', 'clicked', 'unsubscribed', 'suppressed', 'dead'
       )
+        -- Messages are counted: of who was left out there is an event each beside it, or alone when others got it.
+        and (e.type <> 'suppressed' or e.recipient is null)
     ), met as (
       select day, stream, 'domain' as kind, domain as value, count(*) as times from fact group by day, stream, domain
       union all

@@ -163,6 +163,7 @@ export class Deliverer {
     if (ended.length === 0) return
     const { db, boss } = this.#deps
     const reason = await inTransaction(db, async (trx) => {
+      await queries.lockEndpoint(trx, this.#endpoint)
       const outcomes = ended.map(({ outcome }) => outcome)
       const mine = await queries.storeOutcomes(trx, this.#queue, outcomes)
       const kept = ended.filter(({ outcome }) => mine.has(outcome.id))

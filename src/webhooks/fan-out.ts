@@ -116,7 +116,7 @@ async function tell(
   const news: queries.NewEvent[] = []
   const deliveries: queries.NewDelivery[] = []
   for (const event of events) {
-    const type = webhookTypeOf(event.type)
+    const type = webhookTypeOf(event)
     const listeners = endpoints.filter(({ events: wanted }) => type && (wanted?.includes(type) ?? true))
     if (type === undefined || listeners.length === 0) continue
     const { event_id, message_id } = event

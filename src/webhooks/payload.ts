@@ -30,8 +30,12 @@ export function eventTypesOf(wanted: readonly (readonly string[] | null)[]): str
     .map(([eventType]) => eventType)
 }
 
-export function webhookTypeOf(eventType: string): WebhookEvent | undefined {
-  return TYPE_OF[eventType]
+/** That a message is suppressed is told of each recipient it had, and not of the message once more. */
+export function webhookTypeOf({
+  type,
+  recipient,
+}: Pick<FeedEvent, 'type' | 'recipient'>): WebhookEvent | undefined {
+  return type === 'suppressed' && recipient === null ? undefined : TYPE_OF[type]
 }
 
 /**

@@ -297,6 +297,16 @@ export async function storeOutcomes(
   return new Set(rows.map(({ id }) => id))
 }
 
+/**
+ * Before anything of the endpoint is changed: whoever removes it or replays its deliveries has this lock first as well,
+ * so that none of them waits for another in a circle.
+ */
+export async function lockEndpoint(trx: Transaction, endpoint: string): Promise<void> {
+  await sql`/* webhooks.lock_endpoint */
+    select from mail.webhook_endpoint where id = ${endpoint}::uuid for no key update
+  `.execute(trx)
+}
+
 export type Health = {
   readonly failures: number
   readonly hasSucceeded: boolean
@@ -316,7 +326,7 @@ export async function noteHealth(
 ): Promise<string | undefined> {
   const { rows } = await sql<{ disabled_reason: string | null }>`/* webhooks.note_health */
     with known as materialized (
-      select id, status, failing_since from mail.webhook_endpoint where id = ${endpoint}::uuid for no key update
+      select id, status, failing_since from mail.webhook_endpoint where id = ${endpoint}::uuid
     ), now_failing as (
       select
         id, status,

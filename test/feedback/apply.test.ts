@@ -229,6 +229,25 @@ describe('the message of an event is found', () => {
   }
 })
 
+test('an event about what the intake refused is not believed: its content was never checked, and never sent', async () => {
+  const [refused] = await database.query<{ id: string }>(
+    `with message as (
+       insert into mail.message (id, seq, accepted_at, priority, status, stream, source)
+       values (mail.uuid7(), nextval('mail.message_seq'), now(), 3, 'dead', 'transactional', 'test') returning id
+     ), content as (
+       insert into mail.message_content (id, message)
+       select id, '{"from":5,"to":[{"address":"ann@example.net"}],"tags":5}' from message
+     )
+     insert into mail.event (message_id, type, detail) select id, 'dead', '{"stage":"intake"}' from message
+     returning message_id as id`,
+  )
+  const id = refused?.id ?? ''
+  await apply(db, [eventOf(id, 'bounced', { recipient: 'ann@example.net' })])
+  const events = await database.query('select type from mail.event where message_id = $1', [id])
+  assert.deepEqual(events, [{ type: 'dead' }])
+  assert.equal(await statusOf(database, id), 'dead')
+})
+
 test('whatever an event holds, it is stored or waits, and its neighbours are applied', async () => {
   const id = await insertOne()
   const hostile = fc.record({

@@ -381,7 +381,8 @@ describe('Resend', () => {
   }
 
   test('each type', () => {
-    assert.deepEqual(only(parse('resend', event('email.delivered'))), { ...COMMON, type: 'delivered', match })
+    const { recipient: _, ...common } = COMMON
+    assert.deepEqual(only(parse('resend', event('email.delivered'))), { ...common, type: 'delivered', match })
     for (const [name, type] of [
       ['email.delivery_delayed', 'deferred'],
       ['email.complained', 'complained'],
@@ -414,12 +415,14 @@ describe('Resend', () => {
     assert.equal(kindOf('New', 'x')?.kind, 'undetermined')
   })
 
-  test('has the key of its delivery, and names nobody of several', () => {
+  test('has the key of its delivery, and names nobody', () => {
     const keyOf = (delivery: string) => parse('resend', event('email.opened'), delivery).events[0]?.key
     assert.equal(keyOf('msg_1'), keyOf('msg_1'))
     assert.notEqual(keyOf('msg_1'), keyOf('msg_2'))
-    const several = parse('resend', event('email.bounced', { to: ['a@example.net', 'b@example.net'] }))
-    assert.equal(several.events[0]?.recipient, undefined)
+    // A copy's bounce comes with the same `to`: one address in it is not whose it is.
+    for (const to of [['a@example.net', 'b@example.net'], ['a@example.net']]) {
+      assert.equal(only(parse('resend', event('email.bounced', { to }))).recipient, undefined)
+    }
   })
 })
 

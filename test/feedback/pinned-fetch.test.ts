@@ -3,11 +3,16 @@ import { once } from 'node:events'
 import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { type TestContext, test } from 'node:test'
-import { createPinnedFetch } from '../../src/feedback/pinned-fetch.ts'
+import { createPinnedFetch, type PinnedFetch } from '../../src/feedback/pinned-fetch.ts'
 
+import type { GuardedFetchError } from '../../src/guarded-fetch.ts'
+
+const loopback = async () => [{ address: '127.0.0.1', family: 4 }]
 const LIMITS = { maxBytes: 1_000, timeoutMs: 5_000 }
 
-/** The fetch under test, whose https://sns.test is this server on loopback. */
+const URL = 'http://sns.test'
+
+/** The fetch under test, opened for plain http to this server on loopback. */
 async function serve(t: TestContext, listener: RequestListener) {
   const requests: string[] = []
   const server = createServer((request, response) => {
@@ -21,27 +26,25 @@ async function serve(t: TestContext, listener: RequestListener) {
     server.close()
   })
   const { port } = server.address() as AddressInfo
-  const fetchPinned = createPinnedFetch((url, init) =>
-    fetch(String(url).replace('https://sns.test', `http://127.0.0.1:${port}`), init),
-  )
+  const opened = createPinnedFetch({ allowHttp: true, allowPrivate: true, ports: [port], lookup: loopback })
+  const fetchPinned: PinnedFetch = (url, limits) => opened(url.replace(URL, `${URL}:${port}`), limits)
   return { fetchPinned, requests }
 }
 
 test('an answer comes with its status and body', async (t) => {
   const { fetchPinned } = await serve(t, (_request, response) => response.end('x'.repeat(1_000)))
-  assert.deepEqual(await fetchPinned('https://sns.test/a', LIMITS), {
+  assert.deepEqual(await fetchPinned(`${URL}/a`, LIMITS), {
     kind: 'answered',
     status: 200,
     body: 'x'.repeat(1_000),
   })
 })
 
-test('a redirect is an answer and is not followed', async (t) => {
+test('a redirect is of no use and is not followed', async (t) => {
   const { fetchPinned, requests } = await serve(t, (_request, response) =>
     response.writeHead(302, { Location: '/elsewhere' }).end(),
   )
-  const fetched = await fetchPinned('https://sns.test/a', LIMITS)
-  assert.partialDeepStrictEqual(fetched, { kind: 'answered', status: 302 })
+  assert.equal((await fetchPinned(`${URL}/a`, LIMITS)).kind, 'unusable')
   assert.deepEqual(requests, ['/a'])
 })
 
@@ -50,24 +53,32 @@ test('a body over the limit is cut off while it comes, also one without end', as
     const more = () => response.write('x'.repeat(500), (error) => error ?? setImmediate(more))
     more()
   })
-  assert.deepEqual(await fetchPinned('https://sns.test/a', LIMITS), {
-    kind: 'answered',
-    status: 200,
-    body: undefined,
-  })
+  assert.equal((await fetchPinned(`${URL}/a`, LIMITS)).kind, 'unusable')
 })
 
-test('a server that hangs, breaks off or is not there is unreachable, and so is everything but https', async (t) => {
-  const { fetchPinned, requests } = await serve(t, (request, response) => {
+test('a server that hangs or breaks off is unreachable', async (t) => {
+  const { fetchPinned } = await serve(t, (request, response) => {
     if (request.url === '/reset') response.destroy()
   })
-  const short = { ...LIMITS, timeoutMs: 200 }
-  for (const url of ['https://sns.test/hang', 'https://sns.test/reset']) {
-    assert.equal((await fetchPinned(url, short)).kind, 'unreachable')
+  for (const path of ['/hang', '/reset']) {
+    assert.equal((await fetchPinned(`${URL}${path}`, { ...LIMITS, timeoutMs: 200 })).kind, 'unreachable')
   }
-  const asked = requests.length
-  for (const url of ['http://sns.test/a', 'file:///etc/passwd', '']) {
-    assert.equal((await fetchPinned(url, short)).kind, 'unreachable')
+})
+
+test('as the service has it, nobody is asked but https on its own port at a public address', async () => {
+  const asked: string[] = []
+  const lookup = async (hostname: string) => {
+    asked.push(hostname)
+    return [{ address: '10.0.0.1', family: 4 }]
   }
-  assert.equal(requests.length, asked)
+  const fetchPinned = createPinnedFetch({ lookup })
+  const codeOf = async (url: string) => {
+    const fetched = await fetchPinned(url, LIMITS)
+    return fetched.kind === 'unreachable' ? (fetched.error as GuardedFetchError).code : fetched.kind
+  }
+  for (const url of ['http://sns.test/a', 'https://sns.test:8443/a', 'file:///etc/passwd', '']) {
+    assert.equal(await codeOf(url), 'url_refused', url)
+  }
+  assert.deepEqual(asked, [])
+  assert.equal(await codeOf('https://sns.test/a'), 'address_refused')
 })

@@ -135,7 +135,7 @@ describe('the address of the certificate', () => {
 })
 
 describe('the certificate', () => {
-  const answered = (body: string | undefined, status = 200): Fetched => ({ kind: 'answered', status, body })
+  const answered = (body: string, status = 200): Fetched => ({ kind: 'answered', status, body })
 
   test('of a region, and with its issuer behind it, is believed', async () => {
     for (const pem of [REGIONAL_CERTIFICATE, REGIONAL_CERTIFICATE + CA_CERTIFICATE]) {
@@ -163,10 +163,9 @@ describe('the certificate', () => {
       answered('not a certificate'),
       answered('-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----'),
       answered(''),
-      answered(undefined),
       answered(SIGNER_CERTIFICATE, 404),
-      answered(SIGNER_CERTIFICATE, 302),
-    ]) {
+      { kind: 'unusable', error: 'a redirect' },
+    ] as const) {
       assert.equal(word(await verifier(answer).judge(snsMessage())), 'certificate_unusable')
     }
   })

@@ -69,6 +69,17 @@ describe('a hard bounce', () => {
     })
   }
 
+  for (const reason of [
+    '550 5.1.1 <policy@example.net> no such user',
+    'host mx.antispam.example said: 550 5.1.1 User unknown, see https://example.com/policy',
+  ]) {
+    test(`suppresses whatever names stand in it: ${reason}`, async (t) => {
+      const { tell, listed } = await setUp(t)
+      await tell('bounced', { bounce: { kind: 'hard', code: '5.1.1', reason } })
+      assert.deepEqual(await listed(), ['bounce ann@example.net *'])
+    })
+  }
+
   const OURS: readonly (readonly [NonNullable<FeedbackEvent['bounce']>, string])[] = [
     [{ kind: 'hard', code: '5.7.1', reason: 'Blocked' }, 'a policy code'],
     [{ kind: 'soft', code: '4.7.28', reason: 'Slow down' }, 'a rate code'],

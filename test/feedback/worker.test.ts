@@ -228,6 +228,18 @@ test('parked deliveries are taken up again by SQL, of one endpoint or of all', a
   assert.equal((await untilSettled(opened)).filter(({ state }) => state === 'parked').length, 2)
 })
 
+test('of events that were given up long ago, all leave in the same hour, however many they are', async (t) => {
+  const { stage, database } = await open(t)
+  await database.query(
+    `insert into mail.feedback_unmatched (provider, key, event, received_at, next_try_at)
+     select '', n::text, '{}', now() - interval '31 days', case n when 1 then now() end
+     from generate_series(1, 10002) n`,
+  )
+  assert.equal(await purge(stage.db), true)
+  assert.equal(await purge(stage.db), false)
+  assert.deepEqual(await database.query('select key from mail.feedback_unmatched'), [{ key: '1' }])
+})
+
 test('applied deliveries leave after 30 days; parked ones stay until somebody looks', async (t) => {
   const opened = await open(t)
   await opened.database.query(

@@ -57,6 +57,21 @@ test('large bodies are read only as many at once as memory allows; small mail go
   })
 })
 
+test('what strangers send to the paths of providers takes room of its own, and only once it is here', async (t) => {
+  const database = await createTestDatabase(t)
+  const service = await startTestService(database, { SLUICE_ROLES: 'api' })
+  const path = `${service.url}/webhooks/generic/app`
+  const bytes = 1_024 * 1_024
+  const idle = Array.from({ length: 40 }, () => begin(path, bytes))
+  const tell = async () => (await fetch(path, { method: 'POST', body: 'x'.repeat(1_000) })).status
+  assert.equal(await tell(), 404)
+  for (const request of idle) request.write(Buffer.alloc(bytes - 1))
+  await eventually('the room is used up', async () => (await tell()) === 503)
+  assert.equal((await service.request('/emails', { body: orderMail() })).status, 200)
+  for (const request of idle) request.destroy()
+  await eventually('the room is free again', async () => (await tell()) === 404)
+})
+
 test('only a message may be large, and without its attachments no more than a row holds', async (t) => {
   const database = await createTestDatabase(t)
   const service = await startTestService(database, { SLUICE_ROLES: 'api' })

@@ -35,6 +35,9 @@ test('a source is made, changed as a whole, listed with its path, and deleted', 
     kind: 'ses',
     provider: null,
     path: '/webhooks/ses/amazon',
+    waiting: 0,
+    parked: 0,
+    refused: 0,
   })
   const changed = await call('PUT', '/webhook-sources/amazon', {
     kind: 'sendgrid',

@@ -170,6 +170,18 @@ test('beyond 500 a day, domains and tags are counted together', async (t) => {
   assert.deepEqual(row, { domains: 501, sent: 600, other_domains: 100, other_tags: 100 })
 })
 
+test('a suppressed message is counted once, however many recipients it had', async (t) => {
+  const database = await createTestDatabase(t)
+  const db = open(database)
+  await addMessage(database, { events: ['suppressed'] })
+  await database.query(
+    `insert into mail.event (message_id, type, recipient)
+     select id, 'suppressed', unnest('{ann@example.net,bob@example.net}'::text[]) from mail.message`,
+  )
+  await countAll(db, 3)
+  assert.deepEqual(await database.query('select suppressed::int from mail.stat'), [{ suppressed: 1 }])
+})
+
 test('what the intake refused is counted although it cannot be read', async (t) => {
   const database = await createTestDatabase(t)
   const db = open(database)

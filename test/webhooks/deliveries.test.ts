@@ -1,6 +1,7 @@
 /** From an event to the app: a whole service, and the app's side on loopback. */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
+import { Client } from 'pg'
 import { Webhook } from 'standardwebhooks'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
@@ -8,7 +9,7 @@ import { post } from '../support/messages.ts'
 import { spawnService, startTestService } from '../support/service.ts'
 import { startSmtpSink } from '../support/smtp-sink.ts'
 import { startWebhookReceiver, type WebhookReceiver } from '../support/webhook-receiver.ts'
-import { addEvents, makeEndpoint } from './webhook-stage.ts'
+import { addEvents, makeEndpoint, openStage } from './webhook-stage.ts'
 
 async function start(t: TestContext, receiver: WebhookReceiver) {
   const sink = await startSmtpSink(t)
@@ -42,6 +43,24 @@ function untilState(database: TestDatabase, endpoint: string, state: string): Pr
   return eventually(`the delivery is ${state}`, async () => {
     const [row] = await deliveriesOf(database, endpoint)
     return row?.state === state && row
+  })
+}
+
+async function connect(database: TestDatabase): Promise<Client> {
+  const client = new Client({ connectionString: database.url })
+  await client.connect()
+  database.beforeDrop(() => client.end())
+  return client
+}
+
+function untilSomebodyWaits({ query }: TestDatabase, statement: string): Promise<unknown> {
+  return eventually(`a statement like ${statement} waits for a lock`, async () => {
+    const rows = await query(
+      `select from pg_stat_activity
+       where datname = current_database() and wait_event_type = 'Lock' and query like '%' || $1`,
+      [statement],
+    )
+    return rows.length > 0
   })
 }
 
@@ -244,6 +263,48 @@ test('an endpoint that is removed in the middle of a request leaves nothing behi
   ]) {
     assert.equal((await database.query(query)).length, 0, query)
   }
+})
+
+test('what ended is written after the endpoint is had: whoever removes or replays it waits for nobody', async (t) => {
+  const held = Promise.withResolvers<void>()
+  const receiver = await startWebhookReceiver(t, () => (response) => {
+    held.promise.then(() => response.writeHead(200).end())
+  })
+  const { database } = await start(t, receiver)
+  const { id } = await makeEndpoint(database, receiver.url)
+  await addEvents(database, 1)
+  await receiver.waitFor(1)
+  const person = await connect(database)
+  await person.query('begin')
+  await person.query('select from mail.webhook_endpoint where id = $1 for update', [id])
+  held.resolve()
+  await untilSomebodyWaits(database, 'webhooks.%')
+  // What the outcome is about is free still.
+  await person.query('select from mail.webhook_delivery for update nowait')
+  await person.query("select from pgboss.job where name like 'webhook.%' for update nowait")
+  await person.query('commit')
+  await untilState(database, id, 'success')
+})
+
+test('an endpoint that is removed while somebody is about to tell it something leaves nothing behind', async (t) => {
+  const database = await createTestDatabase(t)
+  const stage = await openStage(database)
+  const { id } = await makeEndpoint(database, 'https://app.example.com/hook')
+  await stage.fanOutAll(0)
+  const teller = await connect(database)
+  await teller.query('begin')
+  await teller.query("select from mail.consumer where name = 'webhooks' for update")
+  await teller.query(
+    `insert into pgboss.job (name, id, retry_limit, retry_delay, retry_backoff, expire_seconds, deletion_seconds, policy)
+     select name, gen_random_uuid(), retry_limit, retry_delay, retry_backoff, expire_seconds, deletion_seconds, policy
+     from pgboss.queue where name = $1`,
+    [`webhook.${id}`],
+  )
+  const removing = database.query('select mail.webhook_remove($1) as removed', [id])
+  await untilSomebodyWaits(database, '%webhook_remove%')
+  await teller.query('commit')
+  assert.deepEqual(await removing, [{ removed: true }])
+  assert.deepEqual(await database.query("select id from pgboss.job where name like 'webhook.%'"), [])
 })
 
 test('a worker that is killed in the middle of a request: another tells it again, under the same id', {

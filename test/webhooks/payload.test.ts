@@ -30,7 +30,7 @@ function eventOf(type: string, changes: Partial<FeedEvent> = {}): FeedEvent {
 }
 
 function bodyOf(event: FeedEvent) {
-  const type = webhookTypeOf(event.type)
+  const type = webhookTypeOf(event)
   assert.ok(type)
   return payloadOf(type, event) as { type: string; created_at: string; data: Record<string, unknown> }
 }
@@ -101,8 +101,14 @@ test('what could never be read is told of with what is known of it', () => {
 
 test('steps on the way are told to nobody', () => {
   for (const type of ['accepted', 'queued', 'unreachable', 'recovered', 'recipient_sent', 'retried']) {
-    assert.equal(webhookTypeOf(type), undefined)
+    assert.equal(webhookTypeOf({ type, recipient: null }), undefined)
   }
+  assert.equal(
+    webhookTypeOf({ type: 'suppressed', recipient: null }),
+    undefined,
+    'each recipient has an event',
+  )
+  assert.equal(webhookTypeOf({ type: 'suppressed', recipient: 'ann@example.net' }), 'email.suppressed')
   assert.deepEqual(eventTypesOf([]), [])
   assert.deepEqual(eventTypesOf([['email.bounced'], ['email.sent']]).sort(), [
     'bounced',

@@ -27,8 +27,7 @@ function readEvent(raw: RawFeedback, name: string, json: unknown): Part {
   const type = Object.hasOwn(TYPES, name) ? TYPES[name] : undefined
   if (type === undefined) return { ignored: name }
   const data = field(json, 'data')
-  // An event of a mail with several recipients does not say whose it is.
-  const recipients = listOf(field(data, 'to'))
+  // It does not say whose it is: `to` lists all of them, and no copies. With only one there is no question.
   const event = eventOf(raw, {
     // An event has no id but that of its delivery, which stays the same when it is replayed.
     key: keyOf('resend', raw.eventKey),
@@ -37,7 +36,6 @@ function readEvent(raw: RawFeedback, name: string, json: unknown): Part {
     sluiceId: sluiceIdOf(data),
     messageId: field(data, 'message_id'),
     providerMessageId: field(data, 'email_id'),
-    recipient: recipients.length === 1 ? recipients[0] : undefined,
     bounce: type === 'bounced' ? readBounce(data) : undefined,
     detail: detailOf(data),
   })

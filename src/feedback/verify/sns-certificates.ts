@@ -51,9 +51,9 @@ export class SnsCertificates {
 
   async #fetchChain(url: string): Promise<readonly X509Certificate[] | 'unusable' | 'unreachable'> {
     const fetched = await this.#fetch(url, LIMITS)
-    if (fetched.kind === 'unreachable' || fetched.status === 429 || fetched.status >= 500)
-      return 'unreachable'
-    if (fetched.status !== 200 || fetched.body === undefined) return 'unusable'
+    if (fetched.kind !== 'answered') return fetched.kind
+    if (fetched.status === 429 || fetched.status >= 500) return 'unreachable'
+    if (fetched.status !== 200) return 'unusable'
     const chain = readChain(fetched.body)
     if (chain.length === 0) return 'unusable'
     const [oldest] = this.#kept.keys()
