@@ -81,6 +81,8 @@ test('when the doors are empty again everything is taken again', async () => {
 
 test('an email that waits at the door is shown whole, as it was given', async () => {
   await database.query('update mail.intake_limit set soft_backlog = 100000, hard_backlog = 1000000')
+  await blocker.query('begin')
+  await blocker.query('lock table mail.message_content in share mode')
   const body = orderMail({ tags: [{ name: 'kind', value: 'order' }], scheduled_at: 'in 1 hour' })
   const id = await eventually('it is taken', async () => {
     const response = await service.request('/emails', { body, headers: BUFFERED })
@@ -102,4 +104,5 @@ test('an email that waits at the door is shown whole, as it was given', async ()
     timeline: [],
   })
   assert.ok(Date.parse(shown.scheduled_at ?? '') > Date.now())
+  await blocker.query('rollback')
 })
