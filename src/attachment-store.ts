@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import type { Database } from './db/pool.ts'
 import type { Transaction } from './db/transaction.ts'
-import type { AttachmentContent } from './message-attachments.ts'
+import type { AttachmentContent } from './message/message-attachments.ts'
 
 /** Of the bytes in one statement: it holds them once more on their way. */
 const STATEMENT_BYTES = 16 * 1_024 * 1_024

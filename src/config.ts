@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { type ListedHost, parseListedHost } from './listed-hosts.ts'
+import { type ListedHost, parseListedHost } from './network/listed-hosts.ts'
 import { parseSmtpUrl } from './smtp-url.ts'
 
 /** Whole numbers written in the environment, within bounds. */

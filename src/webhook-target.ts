@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
-import { findListedHost, type ListedHost, portOf } from './listed-hosts.ts'
-import { reachOf } from './public-addresses.ts'
+import { findListedHost, type ListedHost, portOf } from './network/listed-hosts.ts'
+import { reachOf } from './network/public-addresses.ts'
 
 /** How far the guard is to be opened for a URL (see guarded-fetch.ts). */
 export type WebhookTarget =

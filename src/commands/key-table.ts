@@ -1,5 +1,5 @@
-import type { StoredKey } from '../keys.ts'
-import { excerpt } from '../message-text.ts'
+import type { StoredKey } from '../keys/keys.ts'
+import { excerpt } from '../message/message-text.ts'
 
 const HEADINGS = ['ID', 'NAME', 'SCOPE', 'LIMITS', 'CREATED', 'LAST USED', 'EXPIRES', 'STATE']
 

@@ -1,7 +1,7 @@
 import type { Config } from '../config.ts'
 import { migrate } from '../db/migrate.ts'
 import { openPool } from '../db/pool.ts'
-import { createKey, hasKeys } from '../keys.ts'
+import { createKey, hasKeys } from '../keys/keys.ts'
 import { createLog, type Log } from '../log.ts'
 import { startService } from '../service.ts'
 import { EXIT_FAILURE } from './exit.ts'

@@ -1,5 +1,5 @@
 import { quoteString } from 'nodemailer/lib/mime-funcs'
-import type { Address } from '../message.ts'
+import type { Address } from '../message/message.ts'
 import { attachmentPart, type OutgoingAttachment } from './mime/attachment-part.ts'
 import { boundaryOf } from './mime/boundary.ts'
 import { ComposeError } from './mime/compose-error.ts'

@@ -1,4 +1,4 @@
-import type { Address, Attachment } from '../message.ts'
+import type { Address, Attachment } from '../message/message.ts'
 import type { StoredContent } from './attachment-store.ts'
 import type { OutgoingMail } from './compose.ts'
 import type { OutgoingAttachment } from './mime/attachment-part.ts'

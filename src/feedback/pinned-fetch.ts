@@ -1,4 +1,4 @@
-import { GuardedFetchError, type GuardedFetchOptions, guardedFetch } from '../guarded-fetch.ts'
+import { GuardedFetchError, type GuardedFetchOptions, guardedFetch } from '../network/guarded-fetch.ts'
 
 /**
  * GET for the few addresses that we make ourselves from pinned parts: https on its own port, at public addresses.

@@ -1,5 +1,5 @@
-import type { Attachment, Message } from '../message.ts'
-import { isStored } from '../message-attachments.ts'
+import type { Attachment, Message } from '../message/message.ts'
+import { isStored } from '../message/message-attachments.ts'
 import type { AttachmentAnswer } from './openapi/email-answers.ts'
 
 /**

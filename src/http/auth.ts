@@ -2,8 +2,8 @@ import type { HttpBindings } from '@hono/node-server'
 import type { Context, MiddlewareHandler } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import { ApiError } from '../errors.ts'
-import type { Keyring } from '../keyring.ts'
-import type { Caller, KeyScope } from '../keys.ts'
+import type { Keyring } from '../keys/keyring.ts'
+import type { Caller, KeyScope } from '../keys/keys.ts'
 import type { FailedAttempts } from './failed-attempts.ts'
 
 export type AuthEnv = { Variables: { caller: Caller } }

@@ -1,5 +1,5 @@
 import type { Problem } from '../errors.ts'
-import { excerpt } from '../message-text.ts'
+import { excerpt } from '../message/message-text.ts'
 
 /** What is a recipient's own. Its types are checked with the mail that it becomes part of. */
 export const bulkRecipientFields: readonly string[] = ['to', 'variables', 'cc', 'headers', 'metadata', 'tags']

@@ -3,7 +3,7 @@ import type { Database } from '../db/pool.ts'
 import { sqlState } from '../db/sqlstate.ts'
 import { inTransaction } from '../db/transaction.ts'
 import { ApiError } from '../errors.ts'
-import type { Address, Message } from '../message.ts'
+import type { Address, Message } from '../message/message.ts'
 import type { MessageState } from '../states.ts'
 import { createdAt } from './queries.ts'
 

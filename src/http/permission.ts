@@ -1,6 +1,6 @@
 import { ApiError } from '../errors.ts'
-import type { Caller } from '../keys.ts'
-import type { Message } from '../message.ts'
+import type { Caller } from '../keys/keys.ts'
+import type { Message } from '../message/message.ts'
 
 /** The sender is absent where a template supplies it. */
 type Sent = { readonly from?: Message['from'] | undefined }

@@ -1,6 +1,6 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
-import type { Address, Attachment, Message } from '../message.ts'
+import type { Address, Attachment, Message } from '../message/message.ts'
 import type { MessageState } from '../states.ts'
 
 export type EmailEvent = {

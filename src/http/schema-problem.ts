@@ -1,7 +1,7 @@
 import type { z } from 'zod'
 import type { Problem } from '../errors.ts'
-import { below } from '../message-shape.ts'
-import { excerpt } from '../message-text.ts'
+import { below } from '../message/message-shape.ts'
+import { excerpt } from '../message/message-text.ts'
 
 type RawIssue = z.core.$ZodRawIssue
 type Issue = z.core.$ZodIssue

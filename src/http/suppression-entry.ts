@@ -1,7 +1,7 @@
 import { z } from 'zod'
-import { parseAddress } from '../address.ts'
 import type { Catalog } from '../catalog.ts'
-import { textFault } from '../message-text.ts'
+import { parseAddress } from '../message/address.ts'
+import { textFault } from '../message/message-text.ts'
 
 const MAX_REASON_CHARS = 500
 /** The scope of an entry that counts in every stream. */

@@ -1,6 +1,6 @@
 import { ApiError } from '../errors.ts'
-import { findPartials } from '../template-partials.ts'
-import type { StoredTemplate } from '../templates.ts'
+import { findPartials } from '../templates/template-partials.ts'
+import type { StoredTemplate } from '../templates/templates.ts'
 import type { AppDeps } from './deps.ts'
 import type { TemplatePreviewAnswer } from './openapi/template-answers.ts'
 

@@ -1,5 +1,5 @@
-import type { DeclaredVariable } from '../template-content.ts'
-import type { StoredTemplate, TemplateSummary } from '../templates.ts'
+import type { DeclaredVariable } from '../templates/template-content.ts'
+import type { StoredTemplate, TemplateSummary } from '../templates/templates.ts'
 import type {
   ListedTemplateAnswer,
   TemplateAnswer,

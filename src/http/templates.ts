@@ -1,9 +1,14 @@
 import { type Context, Hono } from 'hono'
 import { ApiError } from '../errors.ts'
-import { textFault } from '../message-text.ts'
-import { publishTemplate, rollBackTemplate } from '../template-publish.ts'
-import { changeTemplate, createTemplate, duplicateTemplate, removeTemplate } from '../template-writes.ts'
-import { findTemplate, listTemplates, listVersions, type StoredTemplate } from '../templates.ts'
+import { textFault } from '../message/message-text.ts'
+import { publishTemplate, rollBackTemplate } from '../templates/template-publish.ts'
+import {
+  changeTemplate,
+  createTemplate,
+  duplicateTemplate,
+  removeTemplate,
+} from '../templates/template-writes.ts'
+import { findTemplate, listTemplates, listVersions, type StoredTemplate } from '../templates/templates.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { parseBody, readJson } from './body.ts'
 import type { AppDeps } from './deps.ts'

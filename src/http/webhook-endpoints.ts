@@ -1,7 +1,7 @@
 import { type Context, Hono } from 'hono'
 import { z } from 'zod'
 import { ApiError } from '../errors.ts'
-import { textFault } from '../message-text.ts'
+import { textFault } from '../message/message-text.ts'
 import { WEBHOOK_EVENTS } from '../webhook-events.ts'
 import { webhookTarget } from '../webhook-target.ts'
 import { type AuthEnv, requireScope } from './auth.ts'

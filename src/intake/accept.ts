@@ -1,7 +1,7 @@
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import type { Database } from '../db/pool.ts'
 import { ApiError } from '../errors.ts'
-import type { Message } from '../message.ts'
+import type { Message } from '../message/message.ts'
 import { CONFLICT_CODE, type MoveOutcome } from './idempotency.ts'
 import * as queries from './queries.ts'
 

@@ -1,7 +1,7 @@
 import { keepAttachments, useAttachments } from '../attachment-store.ts'
 import type { Transaction } from '../db/transaction.ts'
-import { type Attachment, MAX_ATTACHMENTS_BYTES, type Message } from '../message.ts'
-import { isStored, TOO_MUCH } from '../message-attachments.ts'
+import { type Attachment, MAX_ATTACHMENTS_BYTES, type Message } from '../message/message.ts'
+import { isStored, TOO_MUCH } from '../message/message-attachments.ts'
 import { type ExaminedRow, INVALID_ATTACHMENT, refuse } from './examine.ts'
 
 /**

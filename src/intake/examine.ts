@@ -1,12 +1,12 @@
 import { type Catalog, DEFAULT_STREAM } from '../catalog.ts'
-import type { Message } from '../message.ts'
-import type { AttachmentContent } from '../message-attachments.ts'
+import type { Message } from '../message/message.ts'
+import type { AttachmentContent } from '../message/message-attachments.ts'
 import {
   DEFAULT_MESSAGE_LIMITS,
   type MessageLimits,
   type ParsedMessage,
   parseMessage,
-} from '../message-schema.ts'
+} from '../message/message-schema.ts'
 import type { MovedRow, TakenRow } from './queries.ts'
 
 /** A row as the mover will store it, with what idempotency needs to know of the row it came from. */

@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import type { Transaction } from '../db/transaction.ts'
-import type { Message } from '../message.ts'
+import type { Message } from '../message/message.ts'
 
 /** A row as the API appends it to the intake. */
 export type IntakeRow = {

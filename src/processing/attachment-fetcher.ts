@@ -2,14 +2,14 @@ import { hash } from 'node:crypto'
 import { keepAttachments } from '../attachment-store.ts'
 import type { ByteClaim, ByteRoom } from '../byte-room.ts'
 import type { Database } from '../db/pool.ts'
+import { MAX_ATTACHMENTS_BYTES } from '../message/message.ts'
 import {
   type GuardedAnswer,
   GuardedFetchError,
   guardedFetch,
   type ResolvedAddress,
-} from '../guarded-fetch.ts'
-import { findListedHost, type ListedHost } from '../listed-hosts.ts'
-import { MAX_ATTACHMENTS_BYTES } from '../message.ts'
+} from '../network/guarded-fetch.ts'
+import { findListedHost, type ListedHost } from '../network/listed-hosts.ts'
 
 const TIMEOUT_MS = 30_000
 /** So long one answer serves every message with that URL: a newsletter names the same picture in all its mails. */

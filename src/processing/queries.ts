@@ -2,8 +2,8 @@ import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
-import type { Address, Message, StoredAttachment } from '../message.ts'
-import type { TemplateContent } from '../template-content.ts'
+import type { Address, Message, StoredAttachment } from '../message/message.ts'
+import type { TemplateContent } from '../templates/template-content.ts'
 
 export type AcceptedMessage = {
   readonly id: string

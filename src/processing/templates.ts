@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto'
 import type { Database } from '../db/pool.ts'
-import type { TemplateReference } from '../message.ts'
-import { type FoundPartial, findPartials } from '../template-partials.ts'
+import type { TemplateReference } from '../message/message.ts'
+import { type FoundPartial, findPartials } from '../templates/template-partials.ts'
 import * as queries from './queries.ts'
 import type { TemplateSource } from './render/contract.ts'
 

@@ -1,6 +1,6 @@
 import { hash } from 'node:crypto'
-import { formatAddress } from '../address.ts'
-import type { Address } from '../message.ts'
+import { formatAddress } from '../message/address.ts'
+import type { Address } from '../message/message.ts'
 import type { WebhookEvent } from '../webhook-events.ts'
 import type { FeedEvent } from './queries.ts'
 

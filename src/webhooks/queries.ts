@@ -2,7 +2,7 @@ import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
-import type { Address } from '../message.ts'
+import type { Address } from '../message/message.ts'
 
 export type Endpoint = {
   readonly id: string

@@ -1,5 +1,5 @@
-import { GuardedFetchError, guardedFetch, type ResolvedAddress } from '../guarded-fetch.ts'
-import type { ListedHost } from '../listed-hosts.ts'
+import { GuardedFetchError, guardedFetch, type ResolvedAddress } from '../network/guarded-fetch.ts'
+import type { ListedHost } from '../network/listed-hosts.ts'
 import { webhookTarget } from '../webhook-target.ts'
 import { signatureHeaders } from './signature.ts'
 import type { Answer } from './verdict.ts'

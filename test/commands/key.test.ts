@@ -6,7 +6,7 @@ import { before, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { readDurationS, readTime } from '../../src/commands/duration.ts'
 import { openPool } from '../../src/db/pool.ts'
-import { Keyring } from '../../src/keyring.ts'
+import { Keyring } from '../../src/keys/keyring.ts'
 import { createLog } from '../../src/log.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 

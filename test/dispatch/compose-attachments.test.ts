@@ -6,7 +6,7 @@ import PostalMime, { type Attachment } from 'postal-mime'
 import { composeMail, type OutgoingMail } from '../../src/dispatch/compose.ts'
 import type { OutgoingAttachment } from '../../src/dispatch/mime/attachment-part.ts'
 import { ComposeError } from '../../src/dispatch/mime/compose-error.ts'
-import { lineFault } from '../../src/message-text.ts'
+import { lineFault } from '../../src/message/message-text.ts'
 
 const BASE: OutgoingMail = {
   id: '0199b1a2-7c1e-7000-8000-000000000001',

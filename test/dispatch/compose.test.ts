@@ -5,7 +5,7 @@ import PostalMime from 'postal-mime'
 import { composeMail, type OutgoingMail } from '../../src/dispatch/compose.ts'
 import { ComposeError } from '../../src/dispatch/mime/compose-error.ts'
 import { MailContent } from '../../src/dispatch/mime/mail-content.ts'
-import { lineFault } from '../../src/message-text.ts'
+import { lineFault } from '../../src/message/message-text.ts'
 
 const BASE: OutgoingMail = {
   id: '0199b1a2-7c1e-7000-8000-000000000001',

@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { type TestContext, test } from 'node:test'
 import { createPinnedFetch, type PinnedFetch } from '../../src/feedback/pinned-fetch.ts'
 
-import type { GuardedFetchError } from '../../src/guarded-fetch.ts'
+import type { GuardedFetchError } from '../../src/network/guarded-fetch.ts'
 
 const loopback = async () => [{ address: '127.0.0.1', family: 4 }]
 const LIMITS = { maxBytes: 1_000, timeoutMs: 5_000 }

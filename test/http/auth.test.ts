@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { before, test } from 'node:test'
-import { createKey, type KeyScope } from '../../src/keys.ts'
+import { createKey, type KeyScope } from '../../src/keys/keys.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { orderMail, startTestService, TEST_KEY, type TestService } from '../support/service.ts'
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
-import { createKey, type KeyScope } from '../../src/keys.ts'
+import { createKey, type KeyScope } from '../../src/keys/keys.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { post, untilStatus } from '../support/messages.ts'

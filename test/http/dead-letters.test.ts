@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { before, test } from 'node:test'
-import { createKey } from '../../src/keys.ts'
+import { createKey } from '../../src/keys/keys.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { deadLetterOf, insertMany, readMessage, untilStatus } from '../support/messages.ts'

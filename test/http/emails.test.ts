@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
 import { Client } from 'pg'
-import { createKey } from '../../src/keys.ts'
+import { createKey } from '../../src/keys/keys.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { orderMail, startTestService, type TestService } from '../support/service.ts'

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { before, beforeEach, test } from 'node:test'
-import { createKey, KEY_SCOPES } from '../../src/keys.ts'
+import { createKey, KEY_SCOPES } from '../../src/keys/keys.ts'
 import { openFeedback, PIPE_LOGIN, PIPE_TOKEN } from '../feedback/feedback-stage.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { TEST_KEY } from '../support/service.ts'

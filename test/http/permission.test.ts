@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
 import { checkMay } from '../../src/http/permission.ts'
-import { type Caller, createKey } from '../../src/keys.ts'
+import { type Caller, createKey } from '../../src/keys/keys.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { orderMail, startTestService, type TestService } from '../support/service.ts'
 

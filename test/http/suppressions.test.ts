@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
 import { Resend } from 'resend'
-import { createKey } from '../../src/keys.ts'
+import { createKey } from '../../src/keys/keys.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { apply, eventOf, insertMessages, openTestPool, suppressions } from '../support/feedback.ts'
 import { startTestService, TEST_KEY, type TestService } from '../support/service.ts'

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
-import { createKey, type KeyScope } from '../../src/keys.ts'
+import { createKey, type KeyScope } from '../../src/keys/keys.ts'
 import { POSTMARK_SECRET, postmarkCall, STANDARD_SECRET, standardCall } from '../feedback/proofs.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'

@@ -1,4 +1,4 @@
-import type { Address } from '../../message.ts'
+import type { Address } from '../../message/message.ts'
 import type { Outgoing } from '../transport.ts'
 
 /** Who gets a mail, as APIs want to know it that write the headers themselves. */

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import type { Address } from '../../message.ts'
+import type { Address } from '../../message/message.ts'
 import type { OutgoingAttachment } from '../mime/attachment-part.ts'
 import type { HttpAnswer } from './client.ts'
 import { Base64Bytes } from './json-body.ts'

@@ -1,5 +1,5 @@
 import { encodeWord, foldLines } from 'nodemailer/lib/mime-funcs'
-import { lineFault } from '../../message-text.ts'
+import { lineFault } from '../../message/message-text.ts'
 import { ComposeError } from './compose-error.ts'
 
 const FOLD_AT_CHARS = 76

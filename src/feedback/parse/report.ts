@@ -1,4 +1,4 @@
-import { parseAddress } from '../../address.ts'
+import { parseAddress } from '../../message/address.ts'
 import { digestKey } from '../digest-key.ts'
 import type { FeedbackEvent } from '../event.ts'
 import { textOf } from '../read-json.ts'

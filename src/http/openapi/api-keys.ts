@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { KEY_SCOPES } from '../../keys.ts'
+import { KEY_SCOPES } from '../../keys/keys.ts'
 import { changesSchema, newKeySchema, pageSchema, rotationSchema } from '../api-keys.ts'
 import { answerSchema, described, listSchema, moment, type Operation, requestSchema } from './operation.ts'
 import { PAGE_TEXTS } from './page-parameters.ts'

@@ -1,4 +1,4 @@
-import type { KeyScope } from '../../keys.ts'
+import type { KeyScope } from '../../keys/keys.ts'
 import { componentsOf, jsonSchemaOf, type Parameter, parametersOf } from './json-schema.ts'
 import {
   ANSWER_HEADERS,

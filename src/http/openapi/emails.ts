@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { messageSchema } from '../../message-shape.ts'
+import { messageSchema } from '../../message/message-shape.ts'
 import { MESSAGE_STATES } from '../../states.ts'
 import { rescheduleSchema } from '../email-changes.ts'
 import type { LIST_PARAMETERS } from '../email-list.ts'

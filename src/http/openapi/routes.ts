@@ -1,6 +1,6 @@
 import type { Hono } from 'hono'
 import { METHOD_NAME_ALL } from 'hono/router'
-import type { KeyScope } from '../../keys.ts'
+import type { KeyScope } from '../../keys/keys.ts'
 import { scopesOf } from '../auth.ts'
 
 /** A route of the API as the router has it. */

@@ -1,4 +1,4 @@
-import type { DeclaredVariable, TemplatePartial } from '../../template-content.ts'
+import type { DeclaredVariable, TemplatePartial } from '../../templates/template-content.ts'
 
 /** What the rest of the service knows of rendering: the request, the result, and why a message could not be rendered. */
 

@@ -1,4 +1,4 @@
-import type { DeclaredVariable } from '../../template-content.ts'
+import type { DeclaredVariable } from '../../templates/template-content.ts'
 import type { MissingVariables } from './mail-context.ts'
 import { RenderStop } from './meters.ts'
 

@@ -1,5 +1,5 @@
 import type { Liquid, Template } from 'liquidjs'
-import type { TemplatePartial } from '../../template-content.ts'
+import type { TemplatePartial } from '../../templates/template-content.ts'
 import type { TemplateSource } from './contract.ts'
 import { RenderStop } from './meters.ts'
 import { withPlainBraces } from './plain-braces.ts'

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import type { Problem } from './errors.ts'
+import type { Problem } from '../errors.ts'
 import { excerpt } from './message-text.ts'
 
 const MAX_TAGS = 50

@@ -1,6 +1,6 @@
+import type { Problem } from '../errors.ts'
+import type { ListedHost } from '../network/listed-hosts.ts'
 import { parseAddress } from './address.ts'
-import type { Problem } from './errors.ts'
-import type { ListedHost } from './listed-hosts.ts'
 import type { Address, Message, TemplateReference } from './message.ts'
 import { type AttachmentContent, readAttachments } from './message-attachments.ts'
 import { readHeaders } from './message-headers.ts'

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { graphFault, MAX_PARTIALS_DEEP } from '../src/template-graph.ts'
+import { graphFault, MAX_PARTIALS_DEEP } from '../../src/templates/template-graph.ts'
 
 function graphOf(edges: Readonly<Record<string, readonly string[]>>) {
   return new Map(Object.entries(edges))

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
-import type { Problem } from '../src/errors.ts'
-import { DEFAULT_MESSAGE_LIMITS, type MessageLimits, parseMessage } from '../src/message-schema.ts'
+import type { Problem } from '../../src/errors.ts'
+import { DEFAULT_MESSAGE_LIMITS, type MessageLimits, parseMessage } from '../../src/message/message-schema.ts'
 
 const PLAIN = { from: 'Shop <shop@example.com>', to: 'ada@example.org', subject: 'Hello', text: 'Hi' }
 const TEMPLATED = { from: 'shop@example.com', to: 'ada@example.org' }

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
-import type { Database } from '../src/db/pool.ts'
-import { openPool } from '../src/db/pool.ts'
-import { KeyUse } from '../src/key-use.ts'
-import { Keyring } from '../src/keyring.ts'
-import { createKey, revokeKey, rotateKey } from '../src/keys.ts'
-import { createLog } from '../src/log.ts'
-import { createTestDatabase, type TestDatabase } from './support/database.ts'
+import type { Database } from '../../src/db/pool.ts'
+import { openPool } from '../../src/db/pool.ts'
+import { KeyUse } from '../../src/keys/key-use.ts'
+import { Keyring } from '../../src/keys/keyring.ts'
+import { createKey, revokeKey, rotateKey } from '../../src/keys/keys.ts'
+import { createLog } from '../../src/log.ts'
+import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 
 const MEMORY_MS = 2_000
 const log = createLog('silent')

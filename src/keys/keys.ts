@@ -1,7 +1,7 @@
 import { type SelectQueryBuilder, sql } from 'kysely'
-import type { Database } from './db/pool.ts'
-import { inTransaction, type Transaction } from './db/transaction.ts'
-import type { DB } from './db/types.ts'
+import type { Database } from '../db/pool.ts'
+import { inTransaction, type Transaction } from '../db/transaction.ts'
+import type { DB } from '../db/types.ts'
 import { newKeyId, newSecret } from './key-format.ts'
 
 /** The rows of `mail.api_key`: made, listed, changed, rotated, revoked. Who holds one is told by keyring.ts. */

@@ -1,6 +1,6 @@
 import { sql } from 'kysely'
-import type { Database } from './db/pool.ts'
-import type { Log } from './log.ts'
+import type { Database } from '../db/pool.ts'
+import type { Log } from '../log.ts'
 
 /** How exact `last_used_at` is, and so how often a busy key costs a write. */
 const COARSE_MS = 60_000

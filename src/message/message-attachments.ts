@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto'
 import { detectMimeType } from 'nodemailer/lib/mime-funcs'
+import { findListedHost, type ListedHost } from '../network/listed-hosts.ts'
 import { decodeBase64 } from './base64.ts'
-import { findListedHost, type ListedHost } from './listed-hosts.ts'
 import { type Attachment, MAX_ATTACHMENTS_BYTES, type StoredAttachment } from './message.ts'
 import { type AttachmentShape, invalidAttachment } from './message-shape.ts'
 import { excerpt, lineFault } from './message-text.ts'

@@ -1,6 +1,6 @@
 import { sql } from 'kysely'
-import type { Database } from './db/pool.ts'
-import type { Transaction } from './db/transaction.ts'
+import type { Database } from '../db/pool.ts'
+import type { Transaction } from '../db/transaction.ts'
 import type { TemplatePartial } from './template-content.ts'
 import { MAX_PARTIALS_DEEP } from './template-graph.ts'
 

@@ -1,7 +1,7 @@
 import { z } from 'zod'
-import { parseAddress } from './address.ts'
+import { parseAddress } from '../message/address.ts'
+import { lineFault } from '../message/message-text.ts'
 import type { KeyLimits, KeyScope } from './keys.ts'
-import { lineFault } from './message-text.ts'
 
 /** What may be asked of a key, in the words of the API; the command line gives the same. */
 

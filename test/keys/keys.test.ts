@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { before, test } from 'node:test'
-import { openPool } from '../src/db/pool.ts'
-import { Keyring } from '../src/keyring.ts'
-import { createKey, hasKeys } from '../src/keys.ts'
-import { createLog } from '../src/log.ts'
-import { createTestDatabase, type TestDatabase } from './support/database.ts'
+import { openPool } from '../../src/db/pool.ts'
+import { Keyring } from '../../src/keys/keyring.ts'
+import { createKey, hasKeys } from '../../src/keys/keys.ts'
+import { createLog } from '../../src/log.ts'
+import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 
 const FORMAT = /^sluice_[a-z0-9]{12}_[A-Za-z0-9_-]{43}[0-9a-f]{8}$/
 

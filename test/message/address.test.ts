@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
 import addressparser from 'nodemailer/lib/addressparser'
-import { formatAddress, parseAddress } from '../src/address.ts'
+import { formatAddress, parseAddress } from '../../src/message/address.ts'
 
 function accepted(text: string) {
   const parsed = parseAddress(text)

@@ -1,6 +1,6 @@
 import { sql } from 'kysely'
-import type { Database } from './db/pool.ts'
-import type { Transaction } from './db/transaction.ts'
+import type { Database } from '../db/pool.ts'
+import type { Transaction } from '../db/transaction.ts'
 import type { TemplateContent } from './template-content.ts'
 
 /** A template and one of its versions. Versions grow by one; a published one never changes. */

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { API_ERRORS } from '../src/errors.ts'
-import type { Message } from '../src/message.ts'
-import { parseMessage } from '../src/message-schema.ts'
+import { API_ERRORS } from '../../src/errors.ts'
+import type { Message } from '../../src/message/message.ts'
+import { parseMessage } from '../../src/message/message-schema.ts'
 
 const FORBIDDEN_IN_HEADERS = /[\r\n\0]/
 

@@ -9,9 +9,9 @@ import {
   type GuardedFetchErrorCode,
   type GuardedFetchOptions,
   guardedFetch,
-} from '../src/guarded-fetch.ts'
-import { reachOf } from '../src/public-addresses.ts'
-import { STAND_IN_CERTIFICATE, STAND_IN_CERTIFICATE_KEY } from './support/provider-stand-ins.ts'
+} from '../../src/network/guarded-fetch.ts'
+import { reachOf } from '../../src/network/public-addresses.ts'
+import { STAND_IN_CERTIFICATE, STAND_IN_CERTIFICATE_KEY } from '../support/provider-stand-ins.ts'
 
 const LIMITS = { timeoutMs: 5_000, maxBytes: 1_000 }
 

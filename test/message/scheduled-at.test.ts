@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { parseMessage } from '../src/message-schema.ts'
-import { readMoment, readScheduledAt } from '../src/scheduled-at.ts'
+import { parseMessage } from '../../src/message/message-schema.ts'
+import { readMoment, readScheduledAt } from '../../src/message/scheduled-at.ts'
 
 /** A Friday. */
 const NOW = '2026-11-20T16:30:15.250Z'

@@ -1,6 +1,6 @@
 import { sql } from 'kysely'
-import type { Transaction } from './db/transaction.ts'
-import { ApiError } from './errors.ts'
+import type { Transaction } from '../db/transaction.ts'
+import { ApiError } from '../errors.ts'
 
 /** Who uses whom: the names that the published version of each template renders or takes for its layout. */
 export type TemplateGraph = ReadonlyMap<string, readonly string[]>

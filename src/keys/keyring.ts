@@ -1,6 +1,6 @@
 import { timingSafeEqual } from 'node:crypto'
 import { sql } from 'kysely'
-import type { Database } from './db/pool.ts'
+import type { Database } from '../db/pool.ts'
 import { readKey, sha256 } from './key-format.ts'
 import { type Caller, KEY_SCOPES, type StoredKey } from './keys.ts'
 

@@ -2,10 +2,10 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { describe, it } from 'node:test'
 import fc from 'fast-check'
-import { parseListedHost } from '../src/listed-hosts.ts'
-import { MAX_ATTACHMENTS_BYTES } from '../src/message.ts'
-import { DEFAULT_MESSAGE_LIMITS, parseMessage } from '../src/message-schema.ts'
-import type { Door } from '../src/message-shape.ts'
+import { MAX_ATTACHMENTS_BYTES } from '../../src/message/message.ts'
+import { DEFAULT_MESSAGE_LIMITS, parseMessage } from '../../src/message/message-schema.ts'
+import type { Door } from '../../src/message/message-shape.ts'
+import { parseListedHost } from '../../src/network/listed-hosts.ts'
 
 const SHA256 = createHash('sha256').update('x').digest('hex')
 const LISTED = ['files.example.com', '*.cdn.example.com', 'example.org:8443', 'http://intranet:8080']
