@@ -21,6 +21,15 @@ async function start(t: TestContext, receiver: WebhookReceiver) {
   return { database, service }
 }
 
+/** One that answers when the test says so. */
+async function startHeldReceiver(t: TestContext) {
+  const held = Promise.withResolvers<void>()
+  const receiver = await startWebhookReceiver(t, () => (response) => {
+    held.promise.then(() => response.writeHead(200).end())
+  })
+  return { receiver, held }
+}
+
 type DeliveryRow = {
   readonly id: string
   readonly state: string
@@ -244,10 +253,7 @@ test('an endpoint in a private network is refused at the request, however it cam
 })
 
 test('an endpoint that is removed in the middle of a request leaves nothing behind that waits', async (t) => {
-  const held = Promise.withResolvers<void>()
-  const receiver = await startWebhookReceiver(t, () => (response) => {
-    held.promise.then(() => response.writeHead(200).end())
-  })
+  const { receiver, held } = await startHeldReceiver(t)
   const { database, service } = await start(t, receiver)
   const { id } = await makeEndpoint(database, receiver.url)
   await addEvents(database, 1)
@@ -266,10 +272,7 @@ test('an endpoint that is removed in the middle of a request leaves nothing behi
 })
 
 test('what ended is written after the endpoint is had: whoever removes or replays it waits for nobody', async (t) => {
-  const held = Promise.withResolvers<void>()
-  const receiver = await startWebhookReceiver(t, () => (response) => {
-    held.promise.then(() => response.writeHead(200).end())
-  })
+  const { receiver, held } = await startHeldReceiver(t)
   const { database } = await start(t, receiver)
   const { id } = await makeEndpoint(database, receiver.url)
   await addEvents(database, 1)
@@ -330,10 +333,7 @@ test('a worker that is killed in the middle of a request: another tells it again
 })
 
 test('a service that stops lets requests under way finish', async (t) => {
-  const held = Promise.withResolvers<void>()
-  const receiver = await startWebhookReceiver(t, () => (response) => {
-    held.promise.then(() => response.writeHead(200).end())
-  })
+  const { receiver, held } = await startHeldReceiver(t)
   const { database, service } = await start(t, receiver)
   const { id } = await makeEndpoint(database, receiver.url)
   await addEvents(database, 1)
