@@ -49,6 +49,7 @@ function greet({ config, url, embedded, service, newKey }: Greeting): void {
   else if (config.apiKey !== undefined) lines.push('  API key    the one in SLUICE_API_KEY')
   else lines.push('  API key    made earlier; for another: npm start -- key create --name NAME')
   lines.push(
+    `  the API    ${service.url}/docs   (read it and try it)`,
     '',
     'Send a first mail:',
     '',
