@@ -24,7 +24,11 @@ before(async (t) => {
 
 async function run(...args: string[]) {
   const child = spawn(process.execPath, [MAIN, ...args], {
-    env: { PATH: process.env.PATH, DATABASE_URL: database.url },
+    env: {
+      PATH: process.env.PATH,
+      NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,
+      DATABASE_URL: database.url,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   const [output, words] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')])

@@ -56,7 +56,11 @@ export async function spawnService(
   extra: Environment = {},
 ): Promise<SpawnedService> {
   const child = spawn(process.execPath, [fileURLToPath(new URL('../../src/main.ts', import.meta.url))], {
-    env: { PATH: process.env.PATH, ...environmentOf(databaseUrl, { LOG_LEVEL: 'debug', ...extra }) },
+    env: {
+      PATH: process.env.PATH,
+      NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,
+      ...environmentOf(databaseUrl, { LOG_LEVEL: 'debug', ...extra }),
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   const ended = once(child, 'exit').then(([code]) => code as number | null)
