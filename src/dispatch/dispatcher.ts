@@ -1,23 +1,22 @@
 import type { BounceAddresses } from '../bounce-address.ts'
 import type { Catalog, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
-import { inTransaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
-import { type Boss, within } from '../queue/boss.ts'
+import type { Boss } from '../queue/boss.ts'
 import { dispatchQueue } from '../queue/queues.ts'
 import { type AttachmentStore, NOTHING_HELD } from './attachment-store.ts'
+import { type Claim, type ClaimPlace, claimMail, findOurs } from './claims.ts'
 import { type Health, isProviderFault } from './health.ts'
 import { bytesToLoad, contentsOf, envelopeOf, missingAttachment, outgoingMail } from './outgoing.ts'
 import * as pacing from './pacing.ts'
-import * as queries from './queries.ts'
+import type * as queries from './queries.ts'
 import { leftUnsent, requestsOf } from './requests.ts'
 import { servedQueues } from './serving.ts'
 import { type Attempt, settle, settleFault } from './settlement.ts'
 import type { Settler } from './settler.ts'
-import { withoutSuppressed } from './suppression.ts'
 import type { Outgoing, SendOutcome, Transport } from './transport.ts'
 
 /**
@@ -70,13 +69,6 @@ export type DispatchDeps = {
   readonly bounceAddresses: BounceAddresses
   readonly worker: () => number
   readonly random: () => number
-}
-
-type Claim = {
-  readonly queue: string
-  readonly job: { readonly id: string; readonly retryCount: number }
-  readonly message: queries.ClaimedMessage
-  readonly worker: number
 }
 
 export class Dispatcher {
@@ -214,7 +206,9 @@ export class Dispatcher {
       for (let isDrained = false; left > 0 && !isDrained; ) {
         // In few different sizes: the fetch carries its limit in its text, and each text is planned once.
         const size = 2 ** Math.floor(Math.log2(left))
-        const claims = await this.#claim(queue, size)
+        const claims = await claimMail(this.#deps, this.#placeOf(queue), size, (doubtful) => {
+          this.#doubtful = doubtful
+        })
         handOn(claims)
         left -= claims.length
         isDrained = claims.length < size
@@ -222,47 +216,13 @@ export class Dispatcher {
     }
   }
 
-  async #claim(queue: string, count: number): Promise<Claim[]> {
-    const { db, boss } = this.#deps
-    const worker = this.#deps.worker()
-    let claims: Claim[] = []
-    const claiming = inTransaction(db, async (trx) => {
-      const jobs = await boss.fetch(queue, { batchSize: count, ...within(trx) })
-      if (jobs.length === 0) return
-      const ids = jobs.map((job) => job.id)
-      const taken = await queries.claimMessages(trx, ids, worker, this.#provider)
-      const messages = await withoutSuppressed(trx, this.#streamName, taken)
-      const claimed = new Map(messages.map((message) => [message.id, message]))
-      // A job whose message may not be sent (canceled, suppressed, sent already) has nothing left to do.
-      const idle = jobs.filter((job) => !claimed.has(job.id))
-      if (idle.length > 0) await boss.deleteJob(queue, idle, within(trx))
-      claims = jobs.flatMap((job) => {
-        const message = claimed.get(job.id)
-        return message === undefined ? [] : [{ queue, job, message, worker }]
-      })
-    })
-    try {
-      await claiming
-    } catch (error) {
-      this.#doubtful = claims
-      throw error
-    }
-    return claims
+  #placeOf(queue: string): ClaimPlace {
+    return { queue, provider: this.#provider, stream: this.#streamName }
   }
 
   /** A commit whose answer was lost may have happened: then the messages are ours, and nobody else sends them. */
   async #resolveDoubt(stream: Stream): Promise<void> {
-    const found = await inTransaction(this.#deps.db, (trx) =>
-      queries.readClaims(
-        trx,
-        this.#doubtful.map(({ message }) => message.id),
-      ),
-    )
-    const rows = new Map(found.map((row) => [row.id, row]))
-    const ours = this.#doubtful.filter(({ message, worker }) => {
-      const row = rows.get(message.id)
-      return row?.status === 'sending' && row.worker === worker && row.claimed_at === message.claimed_at
-    })
+    const ours = await findOurs(this.#deps.db, this.#doubtful)
     const transport = this.#transportOf(this.#provider)
     if (transport === undefined) return
     this.#doubtful = []

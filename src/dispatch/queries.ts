@@ -80,22 +80,6 @@ export async function claimMessages(
   return rows.filter((row) => row.id !== null)
 }
 
-/** Which of these addresses get no mail in this stream now. Addresses are lower case. */
-export async function findSuppressed(
-  trx: Transaction,
-  stream: string,
-  addresses: readonly string[],
-): Promise<Set<string>> {
-  const { rows } = await sql<{ address: string }>`/* dispatch.find_suppressed */
-    select distinct address
-    from mail.suppression
-    where address = any (${addresses}::text[])
-      and scope in ('*', ${stream})
-      and (expires_at is null or expires_at > now())
-  `.execute(trx)
-  return new Set(rows.map((row) => row.address))
-}
-
 export type LateSuppression = {
   readonly id: string
   /** Lower case. */

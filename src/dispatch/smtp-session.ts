@@ -3,11 +3,9 @@ import type { NodemailerError } from 'nodemailer/lib/errors'
 import SMTPConnection, { type SMTPConnectionSendInfo } from 'nodemailer/lib/smtp-connection'
 import type { SmtpTarget } from '../smtp-url.ts'
 import { outcomeOf, parseReply, rateOf, refusedRecipient, type SmtpPhase } from './classify.ts'
-import type { Envelope, SendOutcome, UnreachableCode } from './transport.ts'
+import { type Envelope, type SendOutcome, type UnreachableCode, UPLOAD_BYTES_PER_MS } from './transport.ts'
 
 const QUIT_MS = 2_000
-/** The slowest link on which 40 MB of attachments still go out: 1 Mbit/s. */
-const UPLOAD_BYTES_PER_MS = 125
 /** A server's whole reply; beyond that it is not SMTP. */
 const MAX_REPLY_BYTES = 64 * 1024
 

@@ -1,4 +1,5 @@
 import type { Transaction } from '../db/transaction.ts'
+import { findSuppressed } from '../suppression.ts'
 import { envelopeOf } from './outgoing.ts'
 import * as queries from './queries.ts'
 
@@ -12,7 +13,7 @@ export async function withoutSuppressed(
   claimed: readonly queries.ClaimedMessage[],
 ): Promise<queries.ClaimedMessage[]> {
   const addresses = claimed.map((each) => envelopeOf(each).to.map((address) => address.toLowerCase()))
-  const suppressed = await queries.findSuppressed(trx, stream, [...new Set(addresses.flat())])
+  const suppressed = await findSuppressed(trx, stream, [...new Set(addresses.flat())])
   if (suppressed.size === 0) return [...claimed]
   const late: queries.LateSuppression[] = []
   const kept: queries.ClaimedMessage[] = []

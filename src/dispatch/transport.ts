@@ -1,5 +1,8 @@
 import type { OutgoingMail } from './compose.ts'
 
+/** The slowest link on which 40 MB of attachments still go out: 1 Mbit/s. */
+export const UPLOAD_BYTES_PER_MS = 125
+
 /** The envelope of one send (RFC 5321 section 2.3.1): it decides who gets the mail, whatever the headers say. */
 export type Envelope = {
   /** The return path; empty is the null sender of a notification (RFC 5321 section 4.5.5). */

@@ -2,8 +2,9 @@ import type { Provider, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import { parseAddress } from '../message/address.ts'
 import type { Address, Message, TemplateReference } from '../message/message.ts'
+import { findSuppressed } from '../suppression.ts'
 import type { UnsubscribeLinks } from '../unsubscribe-links.ts'
-import * as queries from './queries.ts'
+import type * as queries from './queries.ts'
 import type { Rendered, RenderRequest, RenderResult } from './render/contract.ts'
 import type { RenderPool } from './render/render-pool.ts'
 import { findTemplates, sourceOf, type Templates, type UsableTemplate } from './templates.ts'
@@ -36,7 +37,7 @@ export async function prepareBatch(
 ): Promise<Prepared> {
   const [templates, suppressed] = await Promise.all([
     findTemplates(deps.db, batch),
-    queries.findSuppressed(deps.db, stream.name, [...new Set(batch.flatMap(recipientsOf))]),
+    findSuppressed(deps.db, stream.name, [...new Set(batch.flatMap(recipientsOf))]),
   ])
   const offers = new Map(batch.map((each) => [each, offerOf(stream, each, deps.unsubscribeLinks)]))
   const given = (each: queries.AcceptedMessage) => streamVariables(stream, offers.get(each) ?? NO_OFFER)

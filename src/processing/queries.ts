@@ -131,22 +131,6 @@ export async function findTemplates(
   return rows
 }
 
-/** Which of these addresses get no mail in this stream. Addresses are lower case. */
-export async function findSuppressed(
-  db: Database,
-  stream: string,
-  addresses: readonly string[],
-): Promise<Set<string>> {
-  const { rows } = await sql<{ address: string }>`/* processing.find_suppressed */
-    select distinct address
-    from mail.suppression
-    where address = any (${addresses}::text[])
-      and scope in ('*', ${stream})
-      and (expires_at is null or expires_at > now())
-  `.execute(db)
-  return new Set(rows.map((row) => row.address))
-}
-
 /** What processing made of one message. */
 export type ProcessedRow = {
   readonly id: string

@@ -1,7 +1,7 @@
 import { Agent, type ClientRequest, type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http'
 import { Agent as TlsAgent, request as tlsRequest } from 'node:https'
 import type { Socket } from 'node:net'
-import { UNKNOWN_CODES, type UnknownCode, type UnreachableCode } from '../transport.ts'
+import { UNKNOWN_CODES, type UnknownCode, type UnreachableCode, UPLOAD_BYTES_PER_MS } from '../transport.ts'
 
 /**
  * The one HTTP client of all providers. It writes a request, and says what is known of it afterwards.
@@ -55,8 +55,6 @@ const IDLE_MS = 4_000
 /** For one message; a batch is answered message by message, so it may be as long again as what was sent. */
 const MAX_ANSWER_BYTES = 64 * 1024
 const MAX_HEADER_BYTES = 16 * 1024
-/** The slowest link on which 40 MB of attachments still go out: 1 Mbit/s. */
-const UPLOAD_BYTES_PER_MS = 125
 
 export class HttpClient {
   readonly #options: HttpClientOptions
