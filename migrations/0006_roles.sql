@@ -64,6 +64,7 @@ begin
       mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_reader;
     grant select on mail.intake_limit, mail.intake_pressure to mail_reader;
     grant execute on function mail.measure_intake() to mail_reader;
+    grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_reader;
   end if;
 
   if to_regrole('mail_operator') is not null then
@@ -85,6 +86,7 @@ begin
     grant insert (provider, name, quota, window_s, utilization, burst, reserve, counts),
       update (quota, window_s, utilization, burst, reserve, counts), delete on mail.bucket to mail_operator;
     grant select on mail.intake_pressure to mail_operator;
+    grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_operator;
     grant select, update on mail.intake_limit to mail_operator;
     grant execute on function mail.measure_intake() to mail_operator;
     grant execute on function mail.why(uuid), mail.suppress(text, text, text, text, jsonb, timestamptz), mail.unsuppress(text, text),

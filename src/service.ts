@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { hostname } from 'node:os'
 import type { Pool } from 'pg'
 import { type BounceAddresses, createBounceAddresses } from './bounce-address.ts'
 import { LiveCatalog } from './catalog.ts'
@@ -26,9 +27,11 @@ import { Bells } from './queue/bells.ts'
 import { type Boss, ensureQueues, startBoss } from './queue/boss.ts'
 import { readSecret } from './secret.ts'
 import { createUnsubscribeLinks, type UnsubscribeLinks } from './unsubscribe-links.ts'
+import { createDuties } from './upkeep/duties.ts'
+import { lead, stopLeading } from './upkeep/measures-queries.ts'
 import { Rescuer } from './upkeep/rescue.ts'
 import { createStatisticsLoop } from './upkeep/statistics.ts'
-import { createUpkeepLoop } from './upkeep/upkeep.ts'
+import { createUpkeep, type Upkeep } from './upkeep/upkeep.ts'
 import { Worker } from './worker.ts'
 
 /**
@@ -143,7 +146,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   const worker = config.roles.has('worker') ? await orClose(Worker.start(core), close) : undefined
   const { acceptor, mover } = createIntake(core)
   const pressure = new PressureGauge({ db, log, now: () => performance.now() })
-  const upkeep = createUpkeep(core, worker)
+  const upkeep = createUpkeepOf(core, worker)
   const statistics = worker === undefined ? undefined : createStatisticsLoop(core)
   const receiver = createReceiver(core)
   mover.start()
@@ -250,24 +253,25 @@ function limitsOf({ attachmentHosts }: Config): MessageLimits {
   return { ...DEFAULT_MESSAGE_LIMITS, attachmentHosts }
 }
 
-function createUpkeep(core: Core, worker: Worker | undefined): Loop {
-  const { db, boss, bells, meter, catalog, log } = core
+function createUpkeepOf(core: Core, worker: Worker | undefined): Upkeep {
+  const { db, boss, bells, log, process: id } = core
   const rescuer =
     worker === undefined
       ? undefined
       : new Rescuer({ db, boss, bells, log, worker: () => worker.number, now: Date.now })
-  return createUpkeepLoop({
-    db,
+  const rescue =
+    rescuer === undefined
+      ? undefined
+      : async () => {
+          bells.hasPeers = (await rescuer.look()) > 0
+        }
+  return createUpkeep({
     log,
-    meter,
-    catalog,
-    process: core.process,
-    rescue:
-      rescuer === undefined
-        ? undefined
-        : async () => {
-            bells.hasPeers = (await rescuer.look()) > 0
-          },
+    duties: createDuties({ ...core, rescue }),
+    leadership: {
+      lead: () => lead(db, id, `${hostname()}:${process.pid}`),
+      resign: () => stopLeading(db, id),
+    },
   })
 }
 

@@ -53,7 +53,7 @@ export class Worker {
     this.#core = core
     this.#session = session
     this.#inbox = inbox
-    this.#settler = new Settler(core.db, core.boss, core.log)
+    this.#settler = new Settler(core)
     this.#health = new Health(core.db, core.log, () => this.number)
     this.#feedback = [createFeedbackLoop({ ...core, applyFeedback }), createUnmatchedLoop(core)]
     this.#scheduler = createSchedulerLoop(core)

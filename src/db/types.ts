@@ -151,6 +151,26 @@ export interface MailDeadLetter {
   template_version: number | null
 }
 
+export interface MailDepth {
+  counted_from: Timestamp
+  /**
+   * What came in less what went out since counted_from, as of the latest count.
+   */
+  counted_net: Int8
+  counted_ready: Int8
+  deferred: Int8
+  in_flight: Int8
+  /**
+   * When it was written; older than some seconds means that no process runs.
+   */
+  measured_at: Timestamp
+  oldest_at: Timestamp | null
+  provider: string
+  ready: Int8
+  stage: string
+  stream: string
+}
+
 export interface MailDlq {
   accepted_at: Timestamp | null
   attempts: number | null
@@ -259,6 +279,37 @@ export interface MailFeedbackUnmatched {
 export interface MailFinder {
   message_id: string
   term: string
+}
+
+export interface MailFlow {
+  accepted_per_s: Numeric | null
+  dead_per_s: Numeric | null
+  deferred_per_s: Numeric | null
+  error_rate: Numeric | null
+  faults_per_s: Numeric | null
+  latency_p50_s: number | null
+  latency_p95_s: number | null
+  latency_p99_s: number | null
+  processed_per_s: Numeric | null
+  provider: string | null
+  requests_per_s: Numeric | null
+  retried_per_s: Numeric | null
+  retry_rate: Numeric | null
+  send_p50_s: number | null
+  send_p95_s: number | null
+  send_p99_s: number | null
+  sent_per_s: Numeric | null
+  stream: string | null
+  suppressed_per_s: Numeric | null
+  unknown_per_s: Numeric | null
+}
+
+export interface MailGrowth {
+  growth_per_s: Numeric | null
+  provider: string | null
+  stage: string | null
+  stream: string | null
+  waiting: Int8 | null
 }
 
 export interface MailIdempotency {
@@ -403,6 +454,14 @@ export interface MailIntakeWatch {
    * Sequence numbers seen waiting, of rows without an idempotency key: those leave only by becoming messages.
    */
   waiting: string
+}
+
+export interface MailLeader {
+  name: string
+  one: Generated<boolean>
+  process: string
+  renewed_at: Generated<Timestamp>
+  since: Generated<Timestamp>
 }
 
 export interface MailMessage {
@@ -648,6 +707,17 @@ export interface MailQueueDepth {
   stream: string | null
 }
 
+export interface MailSample {
+  at: Timestamp
+  deferred: Int8
+  in_flight: Int8
+  oldest_age_s: number | null
+  provider: string
+  ready: Int8
+  stage: string
+  stream: string
+}
+
 export interface MailScheduled {
   due_at: Timestamp
   message_id: string
@@ -829,6 +899,32 @@ export interface MailSuppressionRule {
   soft_bounces: Generated<number>
   soft_for: Generated<string>
   soft_within: Generated<string>
+}
+
+export interface MailTally {
+  bucket_at: Timestamp
+  count: Int8
+  /**
+   * Of messages, once each: accepted, processed, sent, unknown, dead, suppressed. Of attempts: deferred, and retried (any but a message's first). Of requests to a provider: request, and fault when it failed for the provider's own reasons.
+   */
+  kind: string
+  process: string
+  provider: string
+  stream: string
+}
+
+export interface MailTallyTime {
+  bucket: number
+  bucket_at: Timestamp
+  count: Int8
+  kind: string
+  process: string
+  provider: string
+  /**
+   * The sum.
+   */
+  seconds: number
+  stream: string
 }
 
 export interface MailTemplate {
@@ -1051,6 +1147,7 @@ export interface DB {
   'mail.claim': MailClaim
   'mail.consumer': MailConsumer
   'mail.dead_letter': MailDeadLetter
+  'mail.depth': MailDepth
   'mail.dlq': MailDlq
   'mail.dlq_summary': MailDlqSummary
   'mail.event': MailEvent
@@ -1059,6 +1156,8 @@ export interface DB {
   'mail.feedback_seen': MailFeedbackSeen
   'mail.feedback_unmatched': MailFeedbackUnmatched
   'mail.finder': MailFinder
+  'mail.flow': MailFlow
+  'mail.growth': MailGrowth
   'mail.idempotency': MailIdempotency
   'mail.inbox': MailInbox
   'mail.intake': MailIntake
@@ -1067,6 +1166,7 @@ export interface DB {
   'mail.intake_loss': MailIntakeLoss
   'mail.intake_pressure': MailIntakePressure
   'mail.intake_watch': MailIntakeWatch
+  'mail.leader': MailLeader
   'mail.message': MailMessage
   'mail.message_content': MailMessageContent
   'mail.message_prepared': MailMessagePrepared
@@ -1080,6 +1180,7 @@ export interface DB {
   'mail.provider_window': MailProviderWindow
   'mail.queue': MailQueue
   'mail.queue_depth': MailQueueDepth
+  'mail.sample': MailSample
   'mail.scheduled': MailScheduled
   'mail.secret': MailSecret
   'mail.stat': MailStat
@@ -1089,6 +1190,8 @@ export interface DB {
   'mail.stream': MailStream
   'mail.suppression': MailSuppression
   'mail.suppression_rule': MailSuppressionRule
+  'mail.tally': MailTally
+  'mail.tally_time': MailTallyTime
   'mail.template': MailTemplate
   'mail.template_version': MailTemplateVersion
   'mail.throughput': MailThroughput

@@ -1,5 +1,6 @@
 import type { Database } from '../db/pool.ts'
 import { inTransaction } from '../db/transaction.ts'
+import type { Meter } from '../meter.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import * as queries from './queries.ts'
 import { withoutSuppressed } from './suppression.ts'
@@ -14,7 +15,12 @@ export type Claim = {
 
 export type ClaimPlace = { readonly queue: string; readonly provider: string; readonly stream: string }
 
-type ClaimDeps = { readonly db: Database; readonly boss: Boss; readonly worker: () => number }
+type ClaimDeps = {
+  readonly db: Database
+  readonly boss: Boss
+  readonly meter: Meter
+  readonly worker: () => number
+}
 
 /**
  * Fetches up to `count` jobs and marks their messages as being sent, in one transaction. When that fails, `onDoubt`
@@ -29,6 +35,7 @@ export async function claimMail(
   const { db, boss } = deps
   const worker = deps.worker()
   let claims: readonly Claim[] = []
+  let [idleJobs, suppressed] = [0, 0]
   try {
     await inTransaction(db, async (trx) => {
       const jobs = await boss.fetch(queue, { batchSize: count, ...within(trx) })
@@ -40,6 +47,8 @@ export async function claimMail(
       // A job whose message may not be sent (canceled, suppressed, sent already) has nothing left to do.
       const idle = jobs.filter((job) => !claimed.has(job.id))
       if (idle.length > 0) await boss.deleteJob(queue, idle, within(trx))
+      idleJobs = idle.length
+      suppressed = taken.length - messages.length
       claims = jobs.flatMap((job) => {
         const message = claimed.get(job.id)
         return message === undefined ? [] : [{ queue, job, message, worker }]
@@ -49,6 +58,9 @@ export async function claimMail(
     onDoubt(claims)
     throw error
   }
+  const [, waitedFor = provider] = queue.split('.')
+  deps.meter.wentOut({ stage: 'dispatch', stream, provider: waitedFor }, idleJobs)
+  deps.meter.happened('suppressed', { stream, provider }, suppressed)
   return claims
 }
 

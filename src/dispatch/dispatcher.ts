@@ -289,15 +289,26 @@ export class Dispatcher {
       mail: outgoingMail(message, contents),
       envelope: envelopeOf(message, this.#returnPathOf(stream, message)),
     }))
+    const startedAt = performance.now()
     const outcomes = await this.#outcomesOf(transport, outgoing)
+    const seconds = (performance.now() - startedAt) / 1_000
     for (const [index, claim] of whole.entries()) this.#settle(stream, claim, outcomes[index])
     // One request, one result: what a batch says of its provider it says once.
     const fault = outcomes.find((outcome) => outcome !== undefined && isProviderFault(outcome))
     const telling = fault ?? outcomes[0]
     if (telling === undefined) return undefined
+    this.#measureRequest(seconds, fault !== undefined)
     if (fault !== undefined) this.#waryUntil = Date.now() + WARY_MS
     await this.#deps.health.note(this.#provider, telling, this.#isSuspect())
     return fault
+  }
+
+  #measureRequest(seconds: number, isFault: boolean): void {
+    const { meter } = this.#deps
+    const place = { stream: this.#streamName, provider: this.#provider }
+    meter.happened('request', place, 1)
+    if (isFault) meter.happened('fault', place, 1)
+    meter.took('provider_latency', place, seconds)
   }
 
   #returnPathOf({ bounceDomain }: Stream, { id }: queries.ClaimedMessage): string | undefined {
@@ -343,11 +354,16 @@ export class Dispatcher {
             unreachableDelayMs: this.#delayAfter(outcome),
             random: this.#deps.random,
           })
-    this.#deps.settler.add({ queue, job, priority: message.priority, worker, settlement })
-    if (settlement.status !== 'deferred') {
-      const [, provider = this.#provider] = queue.split('.')
-      this.#deps.meter.wentOut({ stage: 'dispatch', stream: stream.name, provider }, 1)
-    }
+    this.#deps.settler.add({
+      queue,
+      job,
+      priority: message.priority,
+      worker,
+      settlement,
+      place: this.#placeOf(queue),
+      dueAt: message.due_at,
+      endedAt: new Date(),
+    })
   }
 
   #delayAfter(outcome: SendOutcome): number {

@@ -15,6 +15,8 @@ export type ClaimedMessage = {
   /** When it was claimed, to the microsecond: no two claims of a message have the same. */
   readonly claimed_at: string
   readonly accepted_at: Date
+  /** When it was accepted, or the moment it was scheduled for. */
+  readonly due_at: Date
   /** Since when it waits to be sent: acceptance, or the latest retry of a dead letter. */
   readonly queued_at: Date | null
   readonly priority: number
@@ -52,10 +54,11 @@ export async function claimMessages(
         provider = ${provider}, next_attempt_at = null
       from me
       where id = any (${ids}::uuid[]) and status in ('queued', 'deferred')
-      returning id, attempts, queued_at, accepted_at, claimed_at, priority, is_partly_settled
+      returning id, attempts, queued_at, accepted_at, scheduled_at, claimed_at, priority, is_partly_settled
     )
     select
-      m.id, m.attempts as attempt, m.queued_at, m.accepted_at, m.claimed_at::text as claimed_at,
+      m.id, m.attempts as attempt, m.queued_at, m.accepted_at, greatest(m.accepted_at, m.scheduled_at) as due_at,
+      m.claimed_at::text as claimed_at,
       m.priority, c.message, p.subject, p.html, p.text, p.left_out, p.sender, p.reply_to,
       p.list_unsubscribe, p.attachments,
       case when m.is_partly_settled then (

@@ -3,8 +3,10 @@ import type { Database } from '../db/pool.ts'
 import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
+import type { Meter, Place } from '../meter.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import { jobPriority } from '../queue/queues.ts'
+import { measureOutcomes } from './measure-outcomes.ts'
 import * as queries from './queries.ts'
 import { refusalsOf } from './suppression.ts'
 
@@ -15,7 +17,14 @@ export type Outcome = {
   readonly priority: number
   readonly worker: number
   readonly settlement: queries.Settlement
+  readonly place: Place
+  /** Since it was to be sent: its acceptance, or the moment it was scheduled for. */
+  readonly dueAt: Date
+  /** When the provider had answered. */
+  readonly endedAt: Date
 }
+
+type SettlerDeps = { readonly db: Database; readonly boss: Boss; readonly log: Log; readonly meter: Meter }
 
 const BUNDLE = 500
 const RETRY_PAUSE_MS = 250
@@ -32,14 +41,16 @@ export class Settler {
   readonly #db: Database
   readonly #boss: Boss
   readonly #log: Log
+  readonly #meter: Meter
   #waiting: Outcome[] = []
   #writing: Promise<void> | undefined
   #limit: AbortSignal | undefined
 
-  constructor(db: Database, boss: Boss, log: Log) {
+  constructor({ db, boss, log, meter }: SettlerDeps) {
     this.#db = db
     this.#boss = boss
     this.#log = log
+    this.#meter = meter
   }
 
   /** Outcomes that are not written yet. Whoever sees many of them claims no more: all would be unknown if we died. */
@@ -126,6 +137,10 @@ export class Settler {
         return ids
       })
       this.#report(outcomes, settled)
+      measureOutcomes(
+        this.#meter,
+        outcomes.filter(({ settlement }) => settled.has(settlement.id)),
+      )
     }
   }
 

@@ -105,7 +105,7 @@ export async function moveBatch(
   })
   count(deps.meter, taken)
   announceProcessing(deps, rows.filter(isAccepted))
-  countScheduled(deps.meter, rows)
+  countStored(deps.meter, rows)
   return { outcomes, isFull }
 }
 
@@ -166,9 +166,14 @@ function count(meter: Meter, taken: readonly queries.TakenRow[]): void {
   }
 }
 
-function countScheduled(meter: Meter, rows: readonly queries.MovedRow[]): void {
-  const scheduled = rows.filter((row) => row.status === 'scheduled')
-  for (const [stream, alike] of Map.groupBy(scheduled, (row) => row.stream)) {
-    meter.cameIn({ stage: 'scheduled', stream, provider: '' }, alike.length)
+function countStored(meter: Meter, rows: readonly queries.MovedRow[]): void {
+  for (const [stream, ofStream] of Map.groupBy(rows, (row) => row.stream)) {
+    const numberOf = (status: queries.MovedRow['status']) =>
+      ofStream.filter((row) => row.status === status).length
+    const [dead, scheduled] = [numberOf('dead'), numberOf('scheduled')]
+    const place = { stream, provider: '' }
+    meter.happened('accepted', place, ofStream.length - dead)
+    meter.happened('dead', place, dead)
+    if (scheduled > 0) meter.cameIn({ stage: 'scheduled', ...place }, scheduled)
   }
 }

@@ -151,7 +151,10 @@ export class FetchingLane {
     if (!isOurs) return
     if (outcome.kind === 'fetched') deps.bells.ring(queue)
     if (outcome.kind === 'dead') {
-      deps.meter.wentOut({ stage: 'processing', stream: this.#stream, provider: '' }, 1)
+      const flow = { stage: 'processing', stream: this.#stream, provider: '' }
+      deps.meter.wentOut(flow, 1)
+      deps.meter.happened('processed', flow, 1)
+      deps.meter.happened('dead', flow, 1)
       deps.log.warn({ message: id, stage: 'processing', code: outcome.code }, 'message is dead')
     }
   }

@@ -219,6 +219,10 @@ async function storeInSlices(trx: Transaction, rows: readonly queries.ProcessedR
 function report(deps: ProcessingDeps, stream: Stream, stored: readonly queries.ProcessedRow[]): void {
   const flow = { stage: 'processing', stream: stream.name, provider: '' }
   deps.meter.wentOut(flow, stored.length)
+  deps.meter.happened('processed', flow, stored.length)
+  for (const status of ['dead', 'suppressed'] as const) {
+    deps.meter.happened(status, flow, stored.filter((row) => row.status === status).length)
+  }
   for (const [provider, rows] of Map.groupBy(stored, (row) => row.provider)) {
     if (provider === null) continue
     deps.meter.cameIn({ stage: 'dispatch', stream: stream.name, provider }, rows.length)

@@ -2,7 +2,6 @@ import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { WORKER_LOCK } from '../db/session.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
-import type { Count } from '../meter.ts'
 
 export type OtherWorker = { readonly number: number; readonly name: string; readonly lock_is_free: boolean }
 
@@ -92,18 +91,6 @@ export async function watchIntake(db: Database): Promise<IntakeLoss[]> {
   return rows
 }
 
-export async function addThroughput(db: Database, process: string, counts: readonly Count[]): Promise<void> {
-  if (counts.length === 0) return
-  await sql`/* upkeep.throughput */
-    insert into mail.throughput as t (bucket_at, process, stage, stream, provider, came_in, went_out)
-    select date_bin('10 seconds', clock_timestamp(), 'epoch'), ${process}::uuid, stage, stream, provider, "cameIn", "wentOut"
-    from json_to_recordset(${JSON.stringify(counts)}::json)
-      as count (stage text, stream text, provider text, "cameIn" bigint, "wentOut" bigint)
-    on conflict (bucket_at, process, stage, stream, provider)
-    do update set came_in = t.came_in + excluded.came_in, went_out = t.went_out + excluded.went_out
-  `.execute(db)
-}
-
 export async function ensurePartitions(db: Database): Promise<number> {
   const { rows } = await sql<{ made: number }>`/* upkeep.partitions */
     select mail.ensure_partitions() as made
@@ -121,7 +108,13 @@ export async function purge(db: Database): Promise<boolean> {
       where (scope, key) in (select scope, key from mail.idempotency where expires_at < now() limit ${PURGE_ROWS})
       returning 1
     ), rates as (
-      delete from mail.throughput where bucket_at < now() - interval '2 hours'
+      delete from mail.throughput where bucket_at < now() - interval '3 hours'
+    ), tallies as (
+      delete from mail.tally where bucket_at < now() - interval '3 hours'
+    ), times as (
+      delete from mail.tally_time where bucket_at < now() - interval '3 hours'
+    ), samples as (
+      delete from mail.sample where at < now() - interval '3 hours'
     ), health as (
       delete from mail.provider_window where second < extract(epoch from now()) - 120
     ), unmatched as (

@@ -27,7 +27,7 @@ test('expired idempotency keys and old rates are removed, the rest stays', async
   )
   await database.query(
     `insert into mail.throughput (bucket_at, process, stage, stream) values
-       (now() - interval '3 h', gen_random_uuid(), 'intake', 'old'), (now(), gen_random_uuid(), 'intake', 'new')`,
+       (now() - interval '4 h', gen_random_uuid(), 'intake', 'old'), (now(), gen_random_uuid(), 'intake', 'new')`,
   )
   assert.equal(await purge(open(database)), false)
   const left = await database.query<{ name: string }>(
