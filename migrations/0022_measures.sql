@@ -242,21 +242,20 @@ select
   d.stage, d.stream, d.provider, d.ready + d.deferred + d.in_flight as waiting,
   round(
     (d.ready + d.deferred + d.in_flight - coalesce(s.ready + s.deferred + s.in_flight, 0))
-      / greatest(10, extract(epoch from d.measured_at - s.at)),
+      / extract(epoch from d.measured_at - moment.at),
     2
   ) as growth_per_s
 from mail.depth d
 -- The moment is that of all samples: a queue that was empty then has none of its own.
 cross join lateral (
-  select coalesce(max(at), d.measured_at - interval '1 minute') as at
+  select max(at) as at
   from mail.sample
   where at between d.measured_at - interval '90 seconds' and d.measured_at - interval '60 seconds'
 ) moment
-left join mail.sample own
-  on (own.at, own.stage, own.stream, own.provider) = (moment.at, d.stage, d.stream, d.provider)
-cross join lateral (select moment.at, own.ready, own.deferred, own.in_flight) s;
+left join mail.sample s
+  on (s.at, s.stage, s.stream, s.provider) = (moment.at, d.stage, d.stream, d.provider);
 comment on view mail.growth is
-  'By how many messages a second what waits grew over the last minute, per stage, stream and provider. Negative when it shrinks.';
+  'By how many messages a second what waits grew over the last minute, per stage, stream and provider. Negative when it shrinks; null before there was a minute to look back on.';
 
 create view mail.flow as
 with minute as materialized (

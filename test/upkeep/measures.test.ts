@@ -105,6 +105,7 @@ test('growth is by how much more waits than a minute ago', async (t) => {
   )
   await countDepth(db)
   await takeSample(db)
+  assert.deepEqual(await database.query('select growth_per_s from mail.growth'), [{ growth_per_s: null }])
   await database.query("update mail.sample set at = at - interval '70 seconds', ready = 20")
   const rows = await database.query<{ waiting: string; growth: number }>(
     "select waiting, growth_per_s::float as growth from mail.growth where stage = 'dispatch'",
