@@ -1,0 +1,124 @@
+import { createInterface } from 'node:readline/promises'
+import { setTimeout as delay } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+import { accountOf } from './account.ts'
+import { ACTS, type Act, prepare, sendResets } from './acts.ts'
+import { openShop, type Shop } from './shop.ts'
+
+const HELP = `Usage: npm run demo -- [options]
+
+A flash sale, live on the dashboard, with a Sluice and a Postgres of its own in a temporary directory: orders faster
+than the provider takes them, a relay that fails, a template that breaks, and how each is repaired.
+
+  --orders N      orders of the sale [20000]
+  --port N        where the dashboard is; 0 chooses a free one [3000]
+  --repair WHO    ask: press Enter for each repair (the default at a terminal)
+                  you: wait until you have repaired it yourself, in the dashboard or with psql
+                  auto: repair each after ten seconds (the default otherwise)
+  --help          show this text
+
+At the end it says what became of every message. The exit code is 0 when none was lost or sent twice.`
+
+const EXIT_USAGE = 64
+const POLL_MS = 250
+const LOOK_AROUND_MS = 10_000
+
+const REPAIRERS = ['ask', 'you', 'auto'] as const
+type Repairer = (typeof REPAIRERS)[number]
+
+process.exitCode = await main()
+
+async function main(): Promise<number> {
+  const { values } = parseArgs({
+    options: {
+      orders: { type: 'string', default: '20000' },
+      port: { type: 'string', default: '3000' },
+      repair: { type: 'string', default: process.stdin.isTTY ? 'ask' : 'auto' },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  if (values.help) {
+    console.log(HELP)
+    return 0
+  }
+  const [orders, port] = [Number(values.orders), Number(values.port)]
+  const repairer = REPAIRERS.find((each) => each === values.repair)
+  if (!Number.isInteger(orders) || orders < 1 || !Number.isInteger(port) || repairer === undefined) {
+    console.error(HELP)
+    return EXIT_USAGE
+  }
+  return play(await openShop(port), orders, repairer)
+}
+
+async function play(shop: Shop, orders: number, repairer: Repairer): Promise<number> {
+  const isOver = new AbortController()
+  const interrupted = new Promise<'interrupted'>((resolve) => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => resolve('interrupted'))
+  })
+  try {
+    await prepare(shop)
+    console.log(`
+  dashboard  ${shop.url}/
+  API key    ${shop.key}   (to log in)
+  database   psql '${shop.databaseUrl}'
+`)
+    const played = playActs(shop, orders, repairer, isOver)
+    if ((await Promise.race([played, interrupted])) === 'interrupted') return 1
+    const account = await accountOf(shop, await played)
+    console.log(account.text)
+    return account.isWhole ? 0 : 1
+  } finally {
+    isOver.abort()
+    await shop.close()
+  }
+}
+
+/** Returns the ids of the password resets that were sent meanwhile. */
+async function playActs(
+  shop: Shop,
+  orders: number,
+  repairer: Repairer,
+  isOver: AbortController,
+): Promise<string[]> {
+  const resets = sendResets(shop, isOver.signal)
+  // Its own failure is reported when it is awaited, after the acts.
+  resets.catch(() => undefined)
+  for (const [index, act] of ACTS.entries()) {
+    console.log(`${index + 1}. ${act.title}\n   ${act.story}`)
+    await act.begin(shop, orders)
+    await until(() => act.hasHappened(shop, orders), isOver.signal)
+    console.log(`   See it:  ${shop.url}${act.look.page}\n            ${act.look.query};`)
+    await repair(shop, act, repairer, isOver.signal)
+    console.log('   Repaired.\n')
+  }
+  console.log('Waiting until everything is sent …')
+  await until(() => isSettled(shop), isOver.signal)
+  isOver.abort()
+  return resets
+}
+
+async function repair(shop: Shop, act: Act, repairer: Repairer, signal: AbortSignal): Promise<void> {
+  console.log(`   Repair:  ${act.repair.how}\n            ${act.repair.query};`)
+  if (repairer === 'ask') await enter('   Press Enter to have it repaired. ', signal)
+  if (repairer === 'auto') await delay(LOOK_AROUND_MS, undefined, { signal })
+  const isLeftToYou = repairer === 'you' && !act.repair.isElsewhere
+  if (!isLeftToYou && !(await act.isRepaired(shop))) await act.repair.run(shop)
+  await until(() => act.isRepaired(shop), signal)
+}
+
+async function enter(question: string, signal: AbortSignal): Promise<void> {
+  const terminal = createInterface({ input: process.stdin, output: process.stdout })
+  await terminal.question(question, { signal })
+  terminal.close()
+}
+
+async function isSettled({ sql }: Shop): Promise<boolean> {
+  const [row] = await sql<{ waiting: string }>(
+    `select count(*) as waiting from mail.message where status in ('accepted', 'scheduled', 'queued', 'sending', 'deferred')`,
+  )
+  return Number(row?.waiting) === 0
+}
+
+async function until(condition: () => Promise<boolean>, signal: AbortSignal): Promise<void> {
+  while (!(await condition())) await delay(POLL_MS, undefined, { signal })
+}
