@@ -3,14 +3,17 @@ import { chmod, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
-import { Client, escapeIdentifier, type QueryResultRow } from 'pg'
+import { Client, escapeIdentifier, Pool, type QueryResultRow } from 'pg'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../../src/db/embedded.ts'
 import { adoptPostmaster, findPostmaster, requestShutdown } from '../../src/db/embedded-postmaster.ts'
 
 export type TestDatabase = {
   /** A migrated database of this test alone, on the suite's server. */
   readonly url: string
-  /** Runs one statement on a connection of its own, as the server's administrator. */
+  /**
+   * Runs one statement as the server's administrator, beside all others: several at once are several connections. These
+   * are kept, so what belongs to a session (`set`, `begin`, `listen`) needs a Client of its own.
+   */
   query<Row extends QueryResultRow>(text: string, values?: unknown[]): Promise<Row[]>
   /**
    * Closes pools and the like before the database is dropped under them. Use this rather than `t.after`, which runs
@@ -27,7 +30,8 @@ export async function createTestDatabase(t: TestContext): Promise<TestDatabase> 
   const adminUrl = fromSuite('SLUICE_TEST_URL')
   const name = `sluice_test_${randomUUID().replaceAll('-', '').slice(0, 16)}`
   const url = withDatabase(adminUrl, name)
-  const closers: (() => Promise<unknown>)[] = []
+  const { query, close } = openQueries(url)
+  const closers: (() => Promise<unknown>)[] = [close]
   // A test's own `passed` is still true here when only a subtest failed.
   let hasFailedSubtest = false
   t.afterEach((subtest) => {
@@ -40,10 +44,18 @@ export async function createTestDatabase(t: TestContext): Promise<TestDatabase> 
       await execute(adminUrl, `drop database ${escapeIdentifier(name)} with (force)`)
     else t.diagnostic(`the database of this failed test is kept: ${url}`)
   })
+  return { url, query, beforeDrop: (close) => closers.push(close) }
+}
+
+/** Kept connections: a new one costs both sides more than most tests' statements, and tests look many times a second. */
+function openQueries(url: string): { query: TestDatabase['query']; close: () => Promise<void> } {
+  const pool = new Pool({ connectionString: url, max: 20, allowExitOnIdle: true })
+  // An idle connection that a test has the server end; the next query opens another.
+  pool.on('error', () => undefined)
   return {
-    url,
-    query: (text, values) => execute(url, text, values),
-    beforeDrop: (close) => closers.push(close),
+    query: async <Row extends QueryResultRow>(text: string, values?: unknown[]) =>
+      (await pool.query<Row>(text, values)).rows,
+    close: () => pool.end(),
   }
 }
 
@@ -136,12 +148,8 @@ async function cloneTemplate(adminUrl: string, name: string): Promise<void> {
   })
 }
 
-async function execute<Row extends QueryResultRow>(
-  url: string,
-  text: string,
-  values?: unknown[],
-): Promise<Row[]> {
-  return connected(url, async (client) => (await client.query<Row>(text, values)).rows)
+function execute(url: string, statement: string): Promise<unknown> {
+  return connected(url, (client) => client.query(statement))
 }
 
 async function connected<Result>(url: string, work: (client: Client) => Promise<Result>): Promise<Result> {
