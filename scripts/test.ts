@@ -1,12 +1,13 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { globSync } from 'node:fs'
 import { chmod, mkdtemp, readdir, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { parseArgs } from 'node:util'
+import { parseArgs, promisify } from 'node:util'
 import { Client, escapeIdentifier } from 'pg'
 import { startEmbeddedPostgres } from '../src/db/embedded.ts'
 import { stopServerIn, withDatabase } from '../test/support/database.ts'
+import { filesThatReachPostgres } from './test-files.ts'
 
 const HELP = `Usage: npm run test:suite -- [options] [files]
 
@@ -14,13 +15,18 @@ Runs the given test files (default: test/**/*.test.ts) against a real Postgres.
 
   --postgres <dir>  use initdb and postgres from this directory instead of the embedded ones,
                     such as /usr/lib/postgresql/15/bin
+  --postgres-only   leave out the files that talk to no Postgres, found by what they import: for a second
+                    run on another version
+  --slowest <n>     print the slowest n tests at the end
   --keep            leave the server running when tests fail, to look into the databases they kept
   --help            show this text
 
 DATABASE_URL, when set, is a server (15 or newer) to use instead of starting one; its user must be
 allowed to create databases. The exit code is that of the tests.`
 
-const CONCURRENCY = 2
+/** One more than there are processors: a test waits for a good part of its time. */
+const CONCURRENCY = availableParallelism() + 1
+const SLOWEST_REPORTER = resolve(import.meta.dirname, 'slowest-tests.ts')
 const COMPILE_CACHE = resolve(import.meta.dirname, '../node_modules/.cache/compiled')
 /** Nothing here needs to survive a power cut; servers that prove durability are started by the tests themselves. */
 const FAST_SETTINGS = { fsync: 'off', synchronous_commit: 'off', full_page_writes: 'off' }
@@ -30,7 +36,12 @@ const log = {
   warn: (details: object, message: string) => console.error(message, details),
 }
 
-type Server = { readonly url: string; readonly dataDir?: string; stop(): Promise<void> }
+type Server = {
+  readonly url: string
+  readonly dataDir?: string
+  readonly seed?: string
+  stop(): Promise<void>
+}
 
 process.exitCode = await main()
 
@@ -39,6 +50,8 @@ async function main(): Promise<number> {
     allowPositionals: true,
     options: {
       postgres: { type: 'string' },
+      'postgres-only': { type: 'boolean', default: false },
+      slowest: { type: 'string' },
       keep: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -50,8 +63,10 @@ async function main(): Promise<number> {
   const interruption = new AbortController()
   // Handled by hand, so that the server is stopped before this process is.
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, () => interruption.abort())
+  const files = positionals.length > 0 ? positionals : globSync('test/**/*.test.ts').sort()
   return runSuite({
-    files: positionals.length > 0 ? positionals : globSync('test/**/*.test.ts').sort(),
+    files: values['postgres-only'] ? filesThatReachPostgres(files) : files,
+    slowest: values.slowest,
     binDir: values.postgres === undefined ? undefined : resolve(values.postgres),
     keepsAfterFailure: values.keep,
     interruption: interruption.signal,
@@ -59,7 +74,8 @@ async function main(): Promise<number> {
 }
 
 type Suite = {
-  readonly files: string[]
+  readonly files: readonly string[]
+  readonly slowest: string | undefined
   readonly binDir: string | undefined
   readonly keepsAfterFailure: boolean
   readonly interruption: AbortSignal
@@ -75,7 +91,7 @@ async function runSuite(suite: Suite): Promise<number> {
   try {
     server = await findServer(suite, dir)
     await createTemplate(server.url, template)
-    if (!suite.interruption.aborted) exitCode = await runTests(suite, server.url, template, dir)
+    if (!suite.interruption.aborted) exitCode = await runTests(suite, server, template, dir)
     return exitCode
   } finally {
     const isKept = suite.keepsAfterFailure && exitCode !== 0 && !suite.interruption.aborted && server?.dataDir
@@ -87,13 +103,13 @@ async function runSuite(suite: Suite): Promise<number> {
 async function findServer(suite: Suite, dir: string): Promise<Server> {
   const url = process.env.DATABASE_URL
   if (url) return { url, stop: async () => undefined }
-  return startEmbeddedPostgres({
-    dataDir: join(dir, 'suite'),
-    port: 0,
-    log,
-    settings: FAST_SETTINGS,
-    ...(suite.binDir ? { binDir: suite.binDir } : {}),
-  })
+  const seed = join(dir, 'seed')
+  const options = { port: 0, log, settings: FAST_SETTINGS, ...(suite.binDir ? { binDir: suite.binDir } : {}) }
+  // Made once and copied: by the servers that tests start as well.
+  const made = await startEmbeddedPostgres({ ...options, dataDir: seed })
+  await made.stop()
+  await promisify(execFile)('cp', ['-a', seed, join(dir, 'suite')])
+  return { ...(await startEmbeddedPostgres({ ...options, dataDir: join(dir, 'suite') })), seed }
 }
 
 async function createTemplate(adminUrl: string, template: string): Promise<void> {
@@ -102,11 +118,17 @@ async function createTemplate(adminUrl: string, template: string): Promise<void>
   await migrate({ url: withDatabase(adminUrl, template), log })
 }
 
-async function runTests(suite: Suite, url: string, template: string, dir: string): Promise<number> {
+async function runTests(suite: Suite, server: Server, template: string, dir: string): Promise<number> {
+  const reporters = suite.slowest === undefined ? ['spec'] : ['spec', SLOWEST_REPORTER]
   const child = spawn(
     process.execPath,
-    ['--test', '--test-reporter=spec', `--test-concurrency=${CONCURRENCY}`, ...suite.files],
-    { stdio: 'inherit', env: testEnvironment(suite, url, template, dir) },
+    [
+      '--test',
+      `--test-concurrency=${CONCURRENCY}`,
+      ...reporters.flatMap((name) => [`--test-reporter=${name}`, '--test-reporter-destination=stdout']),
+      ...suite.files,
+    ],
+    { stdio: 'inherit', env: testEnvironment(suite, server, template, dir) },
   )
   // The runner passes it on to the test files it has started.
   suite.interruption.addEventListener('abort', () => child.kill('SIGTERM'))
@@ -114,18 +136,20 @@ async function runTests(suite: Suite, url: string, template: string, dir: string
 }
 
 /** A test sets what it needs: nothing of the developer's own configuration may reach it. */
-function testEnvironment(suite: Suite, url: string, template: string, dir: string): NodeJS.ProcessEnv {
+function testEnvironment(suite: Suite, server: Server, template: string, dir: string): NodeJS.ProcessEnv {
   const inherited = Object.entries(process.env).filter(
     ([name]) => !name.startsWith('SLUICE_') && name !== 'DATABASE_URL' && name !== 'SMTP_URL',
   )
   return {
     ...Object.fromEntries(inherited),
-    SLUICE_TEST_URL: url,
+    SLUICE_TEST_URL: server.url,
     SLUICE_TEST_TEMPLATE: template,
     SLUICE_TEST_DIR: dir,
     // Each file is a process: without it, most of their time goes into reading the same sources again.
     NODE_COMPILE_CACHE: COMPILE_CACHE,
+    ...(server.seed ? { SLUICE_TEST_SEED: server.seed } : {}),
     ...(suite.binDir ? { SLUICE_TEST_BIN_DIR: suite.binDir } : {}),
+    ...(suite.slowest ? { SLUICE_TEST_SLOWEST: suite.slowest } : {}),
   }
 }
 

@@ -10,7 +10,12 @@ import type { Readable } from 'node:stream'
 import { test } from 'node:test'
 import { Client, type QueryResultRow } from 'pg'
 import { findPostmaster } from '../../src/db/embedded-postmaster.ts'
-import { beforeRemoval, makeTestDirectory, startTestPostgres, startTestServer } from '../support/database.ts'
+import {
+  beforeRemoval,
+  makeClusterDirectory,
+  makeTestDirectory,
+  startTestServer,
+} from '../support/database.ts'
 
 test('data and URL are kept from one start to the next', async (t) => {
   const dataDir = await makeTestDirectory(t)
@@ -25,7 +30,8 @@ test('data and URL are kept from one start to the next', async (t) => {
 })
 
 test('the server is durable, listens on 127.0.0.1 alone and keeps its password to its user', async (t) => {
-  const { url, dataDir } = await startTestPostgres(t)
+  const dataDir = await makeTestDirectory(t)
+  const { url } = await startTestServer(t, { dataDir })
   const names = [
     'fsync',
     'synchronous_commit',
@@ -48,7 +54,7 @@ test('the server is durable, listens on 127.0.0.1 alone and keeps its password t
 
 test('a server killed with SIGKILL comes back on the same URL with all committed data', async (t) => {
   const events = eventLog()
-  const dataDir = await makeTestDirectory(t)
+  const dataDir = await makeClusterDirectory(t)
   const server = await startTestServer(t, { dataDir, log: events.log })
   await query(server.url, 'create table committed as select 1 as one')
   for (let round = 1; round <= 2; round++) {
@@ -60,7 +66,7 @@ test('a server killed with SIGKILL comes back on the same URL with all committed
 })
 
 test('a stop right after the server was killed leaves nothing running', async (t) => {
-  const dataDir = await makeTestDirectory(t)
+  const dataDir = await makeClusterDirectory(t)
   const events = eventLog()
   const server = await startTestServer(t, { dataDir, log: events.log })
   const ended = events.next('postgres_ended')
@@ -71,7 +77,7 @@ test('a stop right after the server was killed leaves nothing running', async (t
 })
 
 test('a second start is a guest, and its stop leaves the server running', async (t) => {
-  const dataDir = await makeTestDirectory(t)
+  const dataDir = await makeClusterDirectory(t)
   const owner = await startTestServer(t, { dataDir })
   const guest = await startTestServer(t, { dataDir })
   assert.deepEqual([owner.owned, guest.owned, guest.url], [true, false, owner.url])
@@ -88,7 +94,7 @@ test('of many first starts at once, one makes the database and the others use it
 })
 
 test('after the owner was killed with SIGKILL the next start adopts its server and supervises it', async (t) => {
-  const dataDir = await makeTestDirectory(t)
+  const dataDir = await makeClusterDirectory(t)
   const child = startInChild(dataDir)
   const { url } = await child.started()
   const pid = runningPostmasterOf(dataDir)
@@ -104,7 +110,7 @@ test('after the owner was killed with SIGKILL the next start adopts its server a
 })
 
 test('after owner and server were killed together the next start recovers committed data', async (t) => {
-  const dataDir = await makeTestDirectory(t)
+  const dataDir = await makeClusterDirectory(t)
   const child = startInChild(dataDir)
   const { url } = await child.started()
   await query(url, 'create table committed as select 1 as one')
@@ -117,7 +123,7 @@ test('after owner and server were killed together the next start recovers commit
 })
 
 test('a start moves to another port when the kept one is taken, and keeps that', async (t) => {
-  const dataDir = await makeTestDirectory(t)
+  const dataDir = await makeClusterDirectory(t)
   const first = await startTestServer(t, { dataDir })
   const port = Number(new URL(first.url).port)
   await first.stop()
@@ -133,7 +139,7 @@ test('a start moves to another port when the kept one is taken, and keeps that',
 })
 
 test('a stale pid file does not stop a start, even when its pid is a live process by now', async (t) => {
-  const dataDir = await makeTestDirectory(t)
+  const dataDir = await makeClusterDirectory(t)
   await (await startTestServer(t, { dataDir })).stop()
   const cluster = join(dataDir, 'cluster')
   const { uid, gid } = statSync(cluster)
@@ -147,7 +153,7 @@ test('a stale pid file does not stop a start, even when its pid is a live proces
 })
 
 test('an owner file is not believed when its pid belongs to a later process', async (t) => {
-  const dataDir = await makeTestDirectory(t)
+  const dataDir = await makeClusterDirectory(t)
   writeFileSync(join(dataDir, 'owner.json'), JSON.stringify({ pid: process.pid, startedAt: 'earlier' }))
   const server = await startTestServer(t, { dataDir })
   assert.equal(server.owned, true)
@@ -166,7 +172,7 @@ test('an interrupted first start leaves nothing that the next one mistakes for a
 })
 
 test('a server that cannot start says why, where its log is, and gives the directory back', async (t) => {
-  const dataDir = await makeTestDirectory(t)
+  const dataDir = await makeClusterDirectory(t)
   const start = startTestServer(t, { dataDir, settings: { shared_buffers: 'plenty' } })
   await assert.rejects(start, (error: { code?: string; message?: string }) => {
     assert.equal(error.code, 'ended_before_ready')
@@ -178,7 +184,7 @@ test('a server that cannot start says why, where its log is, and gives the direc
 })
 
 test('a lost password is reported with the file it belongs in, and the server is not left running', async (t) => {
-  const dataDir = await makeTestDirectory(t)
+  const dataDir = await makeClusterDirectory(t)
   await (await startTestServer(t, { dataDir })).stop()
   const path = join(dataDir, 'connection.json')
   const connection: object = JSON.parse(readFileSync(path, 'utf8'))

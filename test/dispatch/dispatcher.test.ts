@@ -183,10 +183,8 @@ test('a stream sends no more at once than it has slots, and one that hangs leave
   await database.query("update mail.stream set slots = 2 where name <> 'transactional'")
   const service = await startTestService(database, { SMTP_URL: sink.url })
   await database.query("update mail.stream set slots = 12 where name = 'marketing'")
-  await eventually('the new number of slots is used', async () => {
-    await insertMany(database, 20, { stream: 'marketing' })
-    return gate.held.length === 12
-  })
+  await insertMany(database, 40, { stream: 'marketing' })
+  await eventually('the new number of slots is used', async () => gate.held.length === 12)
   for (let n = 0; n < 3; n += 1) await post(service, { to: `urgent${n}@example.net` })
   const mails = await sink.waitForMails(3)
   assert.ok(mails.every(({ to }) => to[0]?.startsWith('urgent')))

@@ -3,6 +3,7 @@ import { test } from 'node:test'
 import { Client } from 'pg'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { countLockWaits } from '../support/lock-waits.ts'
 import { orderMail, type SpawnedService, spawnService } from '../support/service.ts'
 
 /** A process is killed while a request with a key is under way, and the caller repeats it at another one. */
@@ -31,10 +32,7 @@ async function whileLocked(database: TestDatabase, table: string, work: (client:
 }
 
 async function killWhenItWaits(client: Client, service: SpawnedService): Promise<void> {
-  await eventually('a statement that waits for the lock', async () => {
-    const { rowCount } = await client.query('select from pg_locks where not granted')
-    return (rowCount ?? 0) > 0
-  })
+  await eventually('a statement that waits for the lock', async () => (await countLockWaits(client)) > 0)
   service.process.kill('SIGKILL')
   await service.ended
 }

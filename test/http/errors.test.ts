@@ -10,6 +10,7 @@ import { Keyring } from '../../src/keys/keyring.ts'
 import { createLog } from '../../src/log.ts'
 import { createTestDatabase, startTestPostgres, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { countLockWaits } from '../support/lock-waits.ts'
 import { orderMail, startTestService, TEST_KEY, type TestService } from '../support/service.ts'
 import { startSmtpSink } from '../support/smtp-sink.ts'
 
@@ -225,10 +226,7 @@ test('the database away is 503 with Retry-After, and the service works again by 
     await blocker.query('begin')
     await blocker.query('lock table mail.message_content in share mode')
     const inFlight = away.request('/emails', { body: orderMail({ subject: 'In flight' }) })
-    await eventually('a mover that waits for the lock', async () => {
-      const { rowCount } = await blocker.query('select from pg_locks where not granted')
-      return (rowCount ?? 0) > 0
-    })
+    await eventually('a mover that waits for the lock', async () => (await countLockWaits(blocker)) > 0)
 
     process.kill(server.postmasterPid(), 'SIGKILL')
     const refused = await eventually('a refusal', async () => {

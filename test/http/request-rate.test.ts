@@ -11,6 +11,7 @@ import { createKey } from '../../src/keys/keys.ts'
 import { createLog } from '../../src/log.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { countLockWaits } from '../support/lock-waits.ts'
 
 /** So slow that no token comes back while a test runs. */
 const SLOW = { rate_limit_per_s: 0.01 }
@@ -99,10 +100,7 @@ describe('a key with a rate limit', () => {
     await other.query('begin')
     await other.query('select mail.take_request_tokens($1, 5)', [id])
     const answer = ask(app, key)
-    await eventually('the request waits', async () => {
-      const { rowCount } = await other.query('select from pg_locks where not granted')
-      return (rowCount ?? 0) > 0
-    })
+    await eventually('the request waits', async () => (await countLockWaits(other)) > 0)
     await other.query('commit')
     await other.end()
     assert.equal((await answer).status, 429)

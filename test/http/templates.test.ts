@@ -3,6 +3,7 @@ import { before, describe, test } from 'node:test'
 import { Client } from 'pg'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { countLockWaits } from '../support/lock-waits.ts'
 import { startTestService, type TestService } from '../support/service.ts'
 import { startSmtpSink } from '../support/smtp-sink.ts'
 
@@ -137,15 +138,9 @@ describe('versions', () => {
     try {
       await blocker.query("begin; select pg_advisory_xact_lock(hashtextextended('mail.template', 0))")
       const both = Promise.all([publish('contested'), publish('contested')])
-      await eventually('both wait', async () => {
-        const { rowCount } = await blocker.query('select from pg_locks where not granted')
-        return rowCount === 2
-      })
+      await eventually('both wait', async () => (await countLockWaits(blocker)) === 2)
       const changed = change('contested', { text: 'y' })
-      await eventually('all three wait', async () => {
-        const { rowCount } = await blocker.query('select from pg_locks where not granted')
-        return rowCount === 3
-      })
+      await eventually('all three wait', async () => (await countLockWaits(blocker)) === 3)
       await blocker.query('commit')
       const [first, second] = await both
       assert.deepEqual([first.version, first.status], [1, 'published'])

@@ -6,6 +6,7 @@ import { acceptMany, type Many } from '../../src/intake/accept-many.ts'
 import type { IntakeRow } from '../../src/intake/queries.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { countLockWaits } from '../support/lock-waits.ts'
 import { orderMail } from '../support/service.ts'
 import { intakeRow, openIntake } from './intake-stage.ts'
 
@@ -106,10 +107,7 @@ test('a repeat meets the first while that commits: it waits, and gets its answer
     )
     const rows = [intakeRow()]
     const repeat = accept(rows, 'commits')
-    await eventually('the repeat waits for the first', async () => {
-      const { rowCount } = await first.query('select from pg_locks where not granted')
-      return (rowCount ?? 0) > 0
-    })
+    await eventually('the repeat waits for the first', async () => (await countLockWaits(first)) > 0)
     await first.query('commit')
     assert.deepEqual(await repeat, { ids: [id], isReplay: true, answer: { said: 'first' } })
     assert.equal(await waiting(rows.map((row) => row.id)), 0, 'what the repeat stored is taken back')

@@ -10,6 +10,9 @@ export type AbsentRelay = {
   appear(): Promise<void>
 }
 
+/** Where nobody else listens or connects from: a port of 127.0.0.1 could be another test's by the time it is wanted. */
+const HOST = '127.0.0.2'
+
 /** The address of a sink that cannot be reached yet. */
 export async function startAbsentRelay(t: TestContext, sink: SmtpSink): Promise<AbsentRelay> {
   const reserved = await listenOn(0)
@@ -18,7 +21,7 @@ export async function startAbsentRelay(t: TestContext, sink: SmtpSink): Promise<
   let server: Server | undefined
   t.after(() => server?.close())
   return {
-    url: `smtp://127.0.0.1:${port}`,
+    url: `smtp://${HOST}:${port}`,
     appear: async () => {
       server = await listenOn(port, sink)
     },
@@ -32,7 +35,7 @@ async function listenOn(port: number, sink?: SmtpSink): Promise<Server> {
     there.on('error', () => client.destroy())
     client.pipe(there).pipe(client)
   })
-  server.listen(port, '127.0.0.1')
+  server.listen(port, HOST)
   await once(server, 'listening')
   return server
 }
