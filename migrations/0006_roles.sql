@@ -65,6 +65,8 @@ begin
     grant select on mail.intake_limit, mail.intake_pressure to mail_reader;
     grant execute on function mail.measure_intake() to mail_reader;
     grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_reader;
+    grant select on mail.scale_setting to mail_reader;
+    grant execute on function mail.scale(), mail.scale_streams() to mail_reader;
   end if;
 
   if to_regrole('mail_operator') is not null then
@@ -87,6 +89,8 @@ begin
       update (quota, window_s, utilization, burst, reserve, counts), delete on mail.bucket to mail_operator;
     grant select on mail.intake_pressure to mail_operator;
     grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_operator;
+    grant select, update (min_workers, max_workers, rate_per_worker) on mail.scale_setting to mail_operator;
+    grant execute on function mail.scale(), mail.scale_streams() to mail_operator;
     grant select, update on mail.intake_limit to mail_operator;
     grant execute on function mail.measure_intake() to mail_operator;
     grant execute on function mail.why(uuid), mail.suppress(text, text, text, text, jsonb, timestamptz), mail.unsuppress(text, text),

@@ -718,6 +718,16 @@ export interface MailSample {
   stream: string
 }
 
+export interface MailScaleSetting {
+  max_workers: Generated<number>
+  min_workers: Generated<number>
+  one: Generated<boolean>
+  /**
+   * Messages a second that one worker process renders and sends when no provider limits it. A rate that was seen in the last minute counts when it is higher. npm run bench -- end-to-end measures it.
+   */
+  rate_per_worker: Generated<number>
+}
+
 export interface MailScheduled {
   due_at: Timestamp
   message_id: string
@@ -852,6 +862,10 @@ export interface MailStream {
    * Providers in the order they are tried.
    */
   route: Generated<string[]>
+  /**
+   * Within how many seconds its mail should be sent: what mail.scale aims at. Unset: 5 for urgent streams (priority 0 to 3), 30 for others.
+   */
+  send_within_s: number | null
   /**
    * Sends in flight at once, per provider and worker process.
    */
@@ -1181,6 +1195,7 @@ export interface DB {
   'mail.queue': MailQueue
   'mail.queue_depth': MailQueueDepth
   'mail.sample': MailSample
+  'mail.scale_setting': MailScaleSetting
   'mail.scheduled': MailScheduled
   'mail.secret': MailSecret
   'mail.stat': MailStat

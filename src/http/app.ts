@@ -18,6 +18,7 @@ import { inboxRoutes } from './inbox.ts'
 import { mailReportRoutes } from './mail-reports.ts'
 import { openApiRoutes } from './openapi-file.ts'
 import { limitRequests, RequestRates } from './request-rate.ts'
+import { scaleRoutes } from './scale.ts'
 import { statsRoutes } from './stats.ts'
 import { suppressionImportRoutes } from './suppression-csv.ts'
 import { suppressionRoutes } from './suppressions.ts'
@@ -43,6 +44,7 @@ const API_PATHS = [
   '/providers',
   '/dead-letters',
   '/stats',
+  '/scale',
   '/suppressions',
   '/api-keys',
   '/webhook-sources',
@@ -89,6 +91,7 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/providers', providerRoutes(deps))
   app.route('/dead-letters', deadLetterRoutes(deps))
   app.route('/stats', statsRoutes(deps))
+  app.route('/scale', scaleRoutes(deps))
   app.route('/suppressions', suppressionRoutes(deps))
   app.route('/api-keys', apiKeyRoutes(deps))
   app.route('/webhook-sources', webhookSourceRoutes(deps))

@@ -21,6 +21,7 @@ export const streamSchema = z.strictObject({
   backoff_cap_s: positive.max(604_800).optional(),
   max_age_s: positive.max(2_592_000).optional(),
   slots: positive.max(1_000).optional(),
+  send_within_s: positive.max(86_400).nullable().optional(),
   unsubscribe: z.boolean().optional(),
   unsubscribe_mailto: z.string().nullable().optional(),
   requires_unsubscribe: z.boolean().optional(),

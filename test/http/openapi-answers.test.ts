@@ -158,6 +158,7 @@ test('about statistics', async () => {
   })
   await ask('getStats', { query: '?group_by=stream,provider,template,template_version,domain' })
   await ask('getStats', { query: '?group_by=tag,day' })
+  await ask('getScale')
 })
 
 test('about keys', async () => {

@@ -2,6 +2,7 @@ import { apiKeyOperations } from './api-keys.ts'
 import { deadLetterOperations } from './dead-letters.ts'
 import { emailOperations } from './emails.ts'
 import type { Operation } from './operation.ts'
+import { scaleOperations } from './scale.ts'
 import { serviceOperations } from './service.ts'
 import { statsOperations } from './stats.ts'
 import { providerOperations, streamOperations } from './streams.ts'
@@ -25,5 +26,6 @@ export const OPERATIONS: readonly Operation[] = [
   ...webhookSourceOperations,
   ...providerWebhookOperations,
   ...unsubscribeOperations,
+  ...scaleOperations,
   ...serviceOperations,
 ]

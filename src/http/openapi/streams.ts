@@ -13,6 +13,8 @@ const change = requestSchema('StreamChanges', streamSchema, {
   backoff_cap_s: 'The longest pause.',
   max_age_s: 'A message that is still deferred at this age becomes a dead letter, whatever its attempts.',
   slots: 'Sends in flight at once, per provider and worker process.',
+  send_within_s:
+    'Within how many seconds its mail should be sent: what `GET /scale` aims at. Null: 5 for urgent streams (priority 0 to 3), 30 for others.',
   unsubscribe:
     'Whether its mail can be unsubscribed from: `List-Unsubscribe`, and `unsubscribe_url` in templates.',
   unsubscribe_mailto: 'An address that is offered beside the link.',
@@ -106,7 +108,14 @@ const nameParam = (what: string) => described(z.object({ name: namePattern }), {
 
 const STREAM = {
   ...{ name: 'digests', priority: 8, route: ['default'], on_unknown: 'hold', attempts: 5 },
-  ...{ backoff_base_s: 30, backoff_factor: 4, backoff_cap_s: 3600, max_age_s: 259_200, slots: 20 },
+  ...{
+    backoff_base_s: 30,
+    backoff_factor: 4,
+    backoff_cap_s: 3600,
+    max_age_s: 259_200,
+    slots: 20,
+    send_within_s: null,
+  },
   ...{ unsubscribe: false, unsubscribe_mailto: null, requires_unsubscribe: false },
   ...{ postal_address: null, requires_postal_address: false, bounce_domain: null },
   ...{ created_at: '2026-11-21T09:00:00.000Z', paused_at: null, paused_by: null },
