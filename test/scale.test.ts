@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { createTestDatabase, type TestDatabase } from './support/database.ts'
-import { startTestService, TEST_KEY } from './support/service.ts'
+import { startTestService } from './support/service.ts'
 
 type Situation = {
   readonly name: string
