@@ -152,10 +152,14 @@ declare
   next_provider text;
   scarce record;
   ahead bigint;
+  opens_at timestamptz := mail.window_opens(m.stream, now());
 begin
   select * into s from mail.stream where name = m.stream;
   if s.paused_at is not null then
     return format('Waiting because stream %s was paused by %s at %s.', s.name, s.paused_by, s.paused_at);
+  end if;
+  if opens_at is not null then
+    return format('Waiting for the send window of stream %s: it opens at %s.', m.stream, opens_at);
   end if;
   if not exists (select from mail.worker where seen_at > now() - interval '30 seconds') then
     return format('Ready to go to provider %s since %s, but no worker is running.', m.provider, ready_since);
@@ -244,6 +248,8 @@ declare
   d mail.dead_letter;
   w mail.worker;
   said text;
+  opens_at timestamptz;
+  then_opens text;
 begin
   select * into m from mail.message where message.id = why.id;
   if not found then
@@ -257,7 +263,10 @@ begin
     when 'accepted' then
       return mail.why_not_processed(m);
     when 'scheduled' then
+      opens_at := mail.window_opens(m.stream, m.scheduled_at);
       return case
+        when m.scheduled_at > now() and opens_at is not null
+          then format('Scheduled for %s: it is processed then, and sent when the send window of stream %s opens at %s.', m.scheduled_at, m.stream, opens_at)
         when m.scheduled_at > now() then format('Scheduled for %s: it is processed and sent then.', m.scheduled_at)
         when not exists (select from mail.worker where seen_at > now() - interval '30 seconds')
           then format('Due since %s, but no worker is running.', m.scheduled_at)
@@ -274,14 +283,27 @@ begin
       if m.next_attempt_at <= now() then
         return mail.why_not_sent(m);
       end if;
+      opens_at := mail.window_opens(m.stream, m.next_attempt_at);
+      then_opens := format(', when the send window of stream %s opens at %s', m.stream, opens_at);
+      if m.last_error = 'domain_limit' then
+        return format('Deferred until %s because %s. It is sent then by itself%s.', m.next_attempt_at,
+          (
+            select j.data ->> 'because'
+            from pgboss.job j
+            where j.name = any (array(select format('dispatch.%s.%s', p.name, m.stream) from mail.provider p)) and j.id = m.id
+            limit 1
+          ),
+          case when opens_at is not null then then_opens end);
+      end if;
       select coalesce(e.detail ->> 'reply', e.detail ->> 'reason') into said
       from mail.event e
       where e.message_id = m.id and e.type in ('deferred', 'unreachable', 'unknown')
       order by e.at desc, e.id desc
       limit 1;
-      return format('Deferred until %s because of %s%s; attempts counted: %s of %s. It is tried again by itself.',
+      return format('Deferred until %s because of %s%s; attempts counted: %s of %s. It is tried again by itself%s.',
         m.next_attempt_at, m.last_error, ' (' || said || ')', m.attempts,
-        (select attempts from mail.stream where name = m.stream));
+        (select attempts from mail.stream where name = m.stream),
+        case when opens_at is not null then then_opens end);
     when 'unknown' then
       return format('Nobody can know whether provider %s took it: %s. Stream %s holds such messages: settle it with mail.settle_unknown(id, ''sent'' or ''retry'').',
         m.provider, m.last_error, m.stream);

@@ -63,6 +63,8 @@ begin
     grant execute on function mail.provider_hold(text, boolean), mail.most_common(jsonb),
       mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_reader;
     grant select on mail.intake_limit, mail.intake_pressure to mail_reader;
+    grant select on mail.send_window, mail.domain_limit to mail_reader;
+    grant execute on function mail.window_opens(text, timestamptz) to mail_reader;
     grant execute on function mail.measure_intake() to mail_reader;
     grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_reader;
     grant select on mail.scale_setting to mail_reader;
@@ -87,6 +89,13 @@ begin
     -- The pace of a provider is an operator's to change; where mail goes is not.
     grant insert (provider, name, quota, window_s, utilization, burst, reserve, counts),
       update (quota, window_s, utilization, burst, reserve, counts), delete on mail.bucket to mail_operator;
+    -- When mail goes out is theirs as well.
+    grant select, delete, insert (stream, days, opens, closes, time_zone), update (days, opens, closes, time_zone)
+      on mail.send_window to mail_operator;
+    grant select, delete, insert (domain, provider, quota, window_s, utilization, burst),
+      update (domain, provider, quota, window_s, utilization, burst) on mail.domain_limit to mail_operator;
+    grant select on mail.domain_pace to mail_operator;
+    grant execute on function mail.window_opens(text, timestamptz) to mail_operator;
     grant select on mail.intake_pressure to mail_operator;
     grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_operator;
     grant select, update (min_workers, max_workers, rate_per_worker) on mail.scale_setting to mail_operator;

@@ -162,14 +162,15 @@ $$;
 comment on function mail.count_depth() is 'Counts what waits, as mail.queue does, and writes it to mail.depth. Takes longer the more is waiting.';
 
 create function mail.oldest_waiting() returns table (stage text, stream text, provider text, oldest_at timestamptz)
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, mail, pg_temp
 -- The first entry of an index for each priority and queue, never a scan, whatever the planner believes of the tables.
 set enable_sort = off
 set enable_bitmapscan = off
 set enable_seqscan = off
 as $$
-  select
+begin
+  return query select
     case kind when 'process' then 'processing' else kind end,
     case kind when 'process' then split_part(q.name, '.', 2) else split_part(q.name, '.', 3) end,
     case kind when 'process' then '' else split_part(q.name, '.', 2) end,
@@ -184,8 +185,11 @@ as $$
     order by j.created_on
     limit 1
   ) first
-  where kind in ('process', 'dispatch')
-  group by 1, 2, 3
+  where kind = 'process'
+    -- What waits for a send window is not waiting for us.
+    or kind = 'dispatch' and mail.window_opens(split_part(q.name, '.', 3), now()) is null
+  group by 1, 2, 3;
+end
 $$;
 comment on function mail.oldest_waiting() is 'Since when the oldest job of each queue that could be taken now is waiting.';
 

@@ -59,6 +59,7 @@ begin
   for s in
     select
       st.name, st.priority, st.route, st.slots, st.paused_at is not null as is_paused,
+      mail.window_opens(st.name, now()) as opens_at,
       coalesce(st.send_within_s, case when st.priority <= 3 then 5 else 30 end) as within_s,
       coalesce(d.waiting, 0)::bigint as waiting,
       coalesce(f.arrival, 0)::double precision as arrival,
@@ -82,7 +83,7 @@ begin
     arrival_per_s := s.arrival;
     send_within_s := s.within_s;
     -- What comes has to go, and what waits has to be gone in time.
-    wanted_per_s := case when s.is_paused then 0 else s.arrival + s.waiting::double precision / s.within_s end;
+    wanted_per_s := case when s.is_paused or s.opens_at is not null then 0 else s.arrival + s.waiting::double precision / s.within_s end;
     -- Streams share providers: the urgent take first, each along its route.
     left_over := wanted_per_s;
     has_open_hop := false;
@@ -111,6 +112,7 @@ begin
     end;
     reason := case
       when s.is_paused then 'It is paused.'
+      when s.opens_at is not null then format('Its send window opens at %s.', s.opens_at)
       when wanted_per_s = 0 then 'Nothing waits and nothing comes.'
       when left_over > 0 and provider_per_s = 0 then 'No provider of its route may send now: workers would wait with it.'
       when left_over > 0 then format('Its providers let %s a second through for it; more workers would not send more.', round(allowed_per_s::numeric, 1))

@@ -14,6 +14,9 @@ export type Stream = {
   /** A message still deferred at this age is given up. */
   readonly maxAgeMs: number
   readonly isPaused: boolean
+  readonly hasSendWindow: boolean
+  /** When its send window opens, as the database reckons it; null: it may send now. */
+  readonly opensAt: Date | null
   readonly unsubscribe: {
     readonly isOffered: boolean
     readonly mailto: string | null
@@ -38,17 +41,38 @@ export type Provider = {
   readonly isMetered: boolean
 }
 
+/** How much mail may go to a recipient domain. */
+export type DomainLimit = {
+  readonly id: number
+  /** In lower case; `*`: each domain that has no limit of its own. */
+  readonly domain: string
+  /** Null: counts what goes through all of them. */
+  readonly provider: string | null
+  readonly quota: number
+  readonly windowMs: number
+  readonly utilization: number
+  readonly burst: number
+}
+
 /** The streams and providers as they were at the latest look; rows change by SQL while we run. */
 export type Catalog = {
   readonly streams: ReadonlyMap<string, Stream>
   readonly providers: ReadonlyMap<string, Provider>
+  readonly domainLimits: readonly DomainLimit[]
 }
 
 /** The stream of a message that names none. */
 export const DEFAULT_STREAM = 'transactional'
 
 export async function readCatalog(db: Database): Promise<Catalog> {
-  const streams = await db.selectFrom('mail.stream').selectAll().execute()
+  const streams = await db
+    .selectFrom('mail.stream')
+    .selectAll()
+    .select([
+      sql<boolean>`exists (select from mail.send_window w where w.stream = name)`.as('has_send_window'),
+      sql<Date | null>`mail.window_opens(name, clock_timestamp())`.as('opens_at'),
+    ])
+    .execute()
   const providers = await readProviders(db)
   return {
     streams: new Map(
@@ -69,6 +93,8 @@ export async function readCatalog(db: Database): Promise<Catalog> {
           bounceDomain: row.bounce_domain,
           maxAgeMs: row.max_age_s * 1_000,
           isPaused: row.paused_at !== null,
+          hasSendWindow: row.has_send_window,
+          opensAt: row.opens_at,
           unsubscribe: {
             isOffered: row.unsubscribe,
             mailto: row.unsubscribe_mailto,
@@ -79,7 +105,17 @@ export async function readCatalog(db: Database): Promise<Catalog> {
       ]),
     ),
     providers: new Map(providers.map((provider) => [provider.name, provider])),
+    domainLimits: await readDomainLimits(db),
   }
+}
+
+async function readDomainLimits(db: Database): Promise<DomainLimit[]> {
+  const { rows } = await sql<DomainLimit>`/* catalog.domain_limits */
+    select id, domain, provider, quota, window_s * 1000 as "windowMs", utilization,
+      coalesce(burst, greatest(1, quota / window_s / 4)) as burst
+    from mail.domain_limit
+  `.execute(db)
+  return rows
 }
 
 async function readProviders(db: Database): Promise<Provider[]> {
@@ -108,7 +144,7 @@ export class LiveCatalog {
   readonly #prepare: () => Promise<void>
   readonly #listeners: ((catalog: Catalog) => void)[] = []
   #looking: Promise<void> = Promise.resolve()
-  #current: Catalog = { streams: new Map(), providers: new Map() }
+  #current: Catalog = { streams: new Map(), providers: new Map(), domainLimits: [] }
 
   private constructor(db: Database, prepare: () => Promise<void>) {
     this.#db = db

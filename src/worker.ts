@@ -162,7 +162,9 @@ export class Worker {
   #wakeDispatchers({ streams, providers }: Catalog): void {
     const admitted = JSON.stringify([
       [...providers.values()].filter(({ isHeld }) => !isHeld).map(({ name }) => name),
-      [...streams.values()].map(({ name, isPaused, route, slots }) => [name, isPaused, route, slots]),
+      [...streams.values()].map(({ name, isPaused, opensAt, route, slots }) => [
+        ...[name, isPaused, opensAt, route, slots],
+      ]),
     ])
     if (admitted === this.#admitted) return
     this.#admitted = admitted

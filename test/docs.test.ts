@@ -24,6 +24,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/operating.md': [],
   'docs/dead-letters.md': [],
   'docs/providers.md': [],
+  'docs/send-windows.md': [],
   'docs/suppression.md': [],
   'docs/feedback.md': [],
   'docs/unsubscribe.md': [],
@@ -111,7 +112,7 @@ async function untilAtRest(database: TestDatabase): Promise<void> {
        union all
        select from mail.message m join mail.stream s on s.name = m.stream
        where m.status in ('accepted', 'sending')
-         or m.status in ('queued', 'deferred') and s.paused_at is null and exists (
+         or m.status in ('queued', 'deferred') and s.paused_at is null and mail.window_opens(s.name, now()) is null and exists (
            select from unnest(s.route) as r (name) cross join lateral mail.provider_hold(r.name) h where h.until is null
          )`,
       )

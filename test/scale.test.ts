@@ -84,6 +84,16 @@ const SITUATIONS: readonly Situation[] = [
     reason: /paused/,
   },
   {
+    name: 'a stream whose send window is closed',
+    waiting: { transactional: 50_000 },
+    change: `insert into mail.send_window (stream, opens, closes, time_zone)
+      select 'transactional', opens::time, (opens + interval '1 minute')::time, 'UTC'
+      from (values (date_trunc('minute', now() at time zone 'utc') + interval '12 hours')) later (opens)`,
+    workers: 1,
+    limitedBy: 'nothing',
+    reason: /send window opens at/,
+  },
+  {
     name: 'a provider so slow that the slots are the limit',
     accepted: 600,
     change: `insert into mail.tally_time (bucket_at, process, kind, stream, provider, bucket, count, seconds)

@@ -202,6 +202,49 @@ export interface MailDlqSummary {
   template_version: number | null
 }
 
+export interface MailDomainLimit {
+  /**
+   * How many may go at once after a silence; urgent streams (priority 0 to 3) may go as many beyond it. Unset: what the quota gives in a quarter of a second, at least one.
+   */
+  burst: number | null
+  /**
+   * Of recipients, in lower case; * is the limit of each domain that has none of its own.
+   */
+  domain: string
+  id: Generated<number>
+  /**
+   * Counts only what goes through this provider. Unset: all mail, and both limits hold.
+   */
+  provider: string | null
+  quota: number
+  /**
+   * The share of the quota that is planned ahead; the rest lets mail that is late, and urgent mail, go in between.
+   */
+  utilization: Generated<number>
+  window_s: Generated<number>
+}
+
+export interface MailDomainPace {
+  domain: string
+  /**
+   * The queue of those who came late for their turn and found no room: at what the utilization leaves of the quota.
+   */
+  late_until: Generated<Timestamp>
+  limit_id: number
+  /**
+   * What was given its turn, at the utilization of the quota: the end of the queue.
+   */
+  planned_until: Generated<Timestamp>
+  /**
+   * The same for urgent streams, who do not queue behind the others.
+   */
+  planned_urgent_until: Generated<Timestamp>
+  /**
+   * What was sent, at the full quota; never further ahead than the burst.
+   */
+  spent_until: Generated<Timestamp>
+}
+
 export interface MailEvent {
   /**
    * When it happened; of what a provider tells, when the provider says it did.
@@ -741,6 +784,27 @@ export interface MailSecret {
   value: Buffer
 }
 
+export interface MailSendWindow {
+  /**
+   * Not after opens: on the next day.
+   */
+  closes: string
+  /**
+   * On which it opens: mon, tue, wed, thu, fri, sat, sun.
+   */
+  days: Generated<string[]>
+  id: Generated<Int8>
+  /**
+   * By the clock of its time zone. From 00:00 to 24:00 is the whole day.
+   */
+  opens: string
+  stream: string
+  /**
+   * An IANA name, such as Europe/Berlin.
+   */
+  time_zone: Generated<string>
+}
+
 export interface MailStat {
   bounced: Generated<Int8>
   clicked: Generated<Int8>
@@ -1164,6 +1228,8 @@ export interface DB {
   'mail.depth': MailDepth
   'mail.dlq': MailDlq
   'mail.dlq_summary': MailDlqSummary
+  'mail.domain_limit': MailDomainLimit
+  'mail.domain_pace': MailDomainPace
   'mail.event': MailEvent
   'mail.feedback': MailFeedback
   'mail.feedback_parked': MailFeedbackParked
@@ -1198,6 +1264,7 @@ export interface DB {
   'mail.scale_setting': MailScaleSetting
   'mail.scheduled': MailScheduled
   'mail.secret': MailSecret
+  'mail.send_window': MailSendWindow
   'mail.stat': MailStat
   'mail.stat_time': MailStatTime
   'mail.stat_value': MailStatValue

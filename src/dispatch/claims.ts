@@ -1,7 +1,10 @@
+import type { Catalog, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
-import { inTransaction } from '../db/transaction.ts'
+import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Meter } from '../meter.ts'
 import { type Boss, within } from '../queue/boss.ts'
+import { jobPriority } from '../queue/queues.ts'
+import { type PutBack, putBackLimited, type Turn } from './domain-limits.ts'
 import * as queries from './queries.ts'
 import { withoutSuppressed } from './suppression.ts'
 
@@ -11,57 +14,112 @@ export type Claim = {
   readonly job: { readonly id: string; readonly retryCount: number }
   readonly message: queries.ClaimedMessage
   readonly worker: number
+  /** For how long it waited for nothing but its stream's send window. */
+  readonly closedMs: number
 }
 
-export type ClaimPlace = { readonly queue: string; readonly provider: string; readonly stream: string }
+export type ClaimPlace = { readonly queue: string; readonly provider: string; readonly stream: Stream }
 
 type ClaimDeps = {
   readonly db: Database
   readonly boss: Boss
   readonly meter: Meter
+  readonly catalog: { readonly current: Catalog }
   readonly worker: () => number
 }
 
+export type Claimed = {
+  readonly claims: readonly Claim[]
+  /** How many jobs were taken from the queue; those that are not claims had nothing to send, or have to wait. */
+  readonly fetched: number
+  /** In how long the last of those comes back that have to wait for a limited domain; 0 without any. */
+  readonly comesBackMs: number
+}
+
 /**
- * Fetches up to `count` jobs and marks their messages as being sent, in one transaction. When that fails, `onDoubt`
- * is told which claims were made in it: if only the answer to the commit was lost, they are ours.
+ * Fetches up to `count` jobs and marks their messages as being sent, in one transaction; what has to wait for a limited
+ * domain is put back in the same. When that fails, `onDoubt` is told which claims were made in it: if only the answer
+ * to the commit was lost, they are ours.
  */
 export async function claimMail(
   deps: ClaimDeps,
   { queue, provider, stream }: ClaimPlace,
   count: number,
   onDoubt: (claims: readonly Claim[]) => void,
-): Promise<readonly Claim[]> {
-  const { db, boss } = deps
+): Promise<Claimed> {
+  const { db, boss, catalog } = deps
   const worker = deps.worker()
   let claims: readonly Claim[] = []
-  let [idleJobs, suppressed] = [0, 0]
+  let [fetched, idleJobs, suppressed, comesBackMs] = [0, 0, 0, 0]
   try {
     await inTransaction(db, async (trx) => {
-      const jobs = await boss.fetch(queue, { batchSize: count, ...within(trx) })
+      const jobs = await boss.fetch<Turn | null>(queue, { batchSize: count, ...within(trx) })
+      fetched = jobs.length
       if (jobs.length === 0) return
       const ids = jobs.map((job) => job.id)
       const taken = await queries.claimMessages(trx, ids, worker, provider)
-      const messages = await withoutSuppressed(trx, stream, taken)
+      const messages = await withoutSuppressed(trx, stream.name, taken)
       const claimed = new Map(messages.map((message) => [message.id, message]))
-      // A job whose message may not be sent (canceled, suppressed, sent already) has nothing left to do.
-      const idle = jobs.filter((job) => !claimed.has(job.id))
-      if (idle.length > 0) await boss.deleteJob(queue, idle, within(trx))
-      idleJobs = idle.length
       suppressed = taken.length - messages.length
-      claims = jobs.flatMap((job) => {
+      const taking = jobs.flatMap((job) => {
         const message = claimed.get(job.id)
         return message === undefined ? [] : [{ queue, job, message, worker }]
       })
+      const putBack = await putBackLimited(
+        trx,
+        { limits: catalog.current.domainLimits, provider, isUrgent: stream.priority <= 3 },
+        taking.map(({ message, job }) => ({ message, turn: job.data ?? undefined })),
+      )
+      // A job whose message may not be sent (canceled, suppressed, sent already) has nothing left to do.
+      const idle = jobs.filter((job) => !claimed.has(job.id))
+      const waiting = jobs.filter((job) => putBack.has(job.id))
+      const gone = [...idle, ...waiting]
+      if (gone.length > 0) await boss.deleteJob(queue, gone, within(trx))
+      const again = messages.flatMap((message) => jobAgain(message, putBack.get(message.id)))
+      if (again.length > 0) await boss.insert(queue, again, within(trx))
+      idleJobs = idle.length
+      const closedMs = await closedTimes(trx, stream, messages)
+      claims = taking
+        .filter(({ message }) => !putBack.has(message.id))
+        .map((claim) => ({ ...claim, closedMs: closedMs.get(claim.message.id) ?? 0 }))
+      comesBackMs = Math.max(0, ...[...putBack.values()].map(({ waitMs }) => waitMs))
     })
   } catch (error) {
     onDoubt(claims)
     throw error
   }
   const [, waitedFor = provider] = queue.split('.')
-  deps.meter.wentOut({ stage: 'dispatch', stream, provider: waitedFor }, idleJobs)
-  deps.meter.happened('suppressed', { stream, provider }, suppressed)
-  return claims
+  deps.meter.wentOut({ stage: 'dispatch', stream: stream.name, provider: waitedFor }, idleJobs)
+  deps.meter.happened('suppressed', { stream: stream.name, provider }, suppressed)
+  return { claims, fetched, comesBackMs }
+}
+
+/** pg-boss has no snooze: what is put back gets a new job of the same id. */
+function jobAgain({ id, priority }: queries.ClaimedMessage, putBack: PutBack | undefined) {
+  if (putBack === undefined) return []
+  const { because, comesAt } = putBack
+  const data: Turn = { hasTurn: true, because }
+  return [{ id, priority: jobPriority(priority), startAfter: new Date(comesAt), data }]
+}
+
+/** Asked only of mail that would be too old by the calendar: of a stream with send windows, closed hours do not count. */
+async function closedTimes(
+  trx: Transaction,
+  stream: Stream,
+  messages: readonly queries.ClaimedMessage[],
+): Promise<ReadonlyMap<string, number>> {
+  if (!stream.hasSendWindow) return new Map()
+  const old = messages.filter((message) => Date.now() - waitsSince(message).getTime() > stream.maxAgeMs)
+  if (old.length === 0) return new Map()
+  return queries.readClosedTimes(
+    trx,
+    stream.name,
+    old.map((message) => ({ id: message.id, since: waitsSince(message) })),
+  )
+}
+
+export function waitsSince({ queued_at: queuedAt, accepted_at: acceptedAt }: queries.ClaimedMessage): Date {
+  return queuedAt ?? acceptedAt
 }
 
 /** Those of the claims that were committed and are still this worker's, down to the moment they were made. */

@@ -8,7 +8,7 @@ import type { Bells } from '../queue/bells.ts'
 import type { Boss } from '../queue/boss.ts'
 import { dispatchQueue } from '../queue/queues.ts'
 import { type AttachmentStore, NOTHING_HELD } from './attachment-store.ts'
-import { type Claim, type ClaimPlace, claimMail, findOurs } from './claims.ts'
+import { type Claim, type Claimed, type ClaimPlace, claimMail, findOurs, waitsSince } from './claims.ts'
 import { type Health, isProviderFault } from './health.ts'
 import { bytesToLoad, contentsOf, envelopeOf, missingAttachment, outgoingMail } from './outgoing.ts'
 import * as pacing from './pacing.ts'
@@ -52,6 +52,8 @@ const COLD_MS = 10_000
 const UNREACHABLE_DELAY_MS = 1_000
 /** After a fault the provider is asked about before every claim for so long: others may have opened its breaker. */
 const WARY_MS = 2_000
+/** While mail that was put back for a limited domain comes back: how often it is looked for. */
+const TURNS_LOOK_MS = 200
 /** However many a batch may hold: what is claimed at once is settled at once. */
 const MAX_CLAIM = 512
 
@@ -84,6 +86,8 @@ export class Dispatcher {
   #claimedAt = 0
   #sentAt = 0
   #waryUntil = 0
+  /** Until then mail comes back that this dispatcher has put back for a limited domain. */
+  #turnsUntil = 0
 
   constructor(
     deps: DispatchDeps,
@@ -136,12 +140,13 @@ export class Dispatcher {
     const grant = await this.#takeTokens(stream, want, transport, queues)
     // Never longer than this: a pause may be lifted and a quota raised meanwhile, and that rings no bell.
     const waitMs = grant.waitMs === undefined ? undefined : Math.min(grant.waitMs, IDLE_MS)
-    if (grant.granted === 0) return waitMs ?? false
+    const idle = Date.now() < this.#turnsUntil ? TURNS_LOOK_MS : false
+    if (grant.granted === 0) return waitMs ?? idle
     const isWhole = await this.#sendWaiting(stream, transport, queues, grant)
-    return isWhole ? (waitMs ?? true) : false
+    return isWhole ? (waitMs ?? true) : idle
   }
 
-  /** True when as many messages waited as were granted; the tokens of the others go back, whatever happened. */
+  /** True when as many jobs waited as were granted; the tokens of what is not sent now go back, whatever happened. */
   async #sendWaiting(
     stream: Stream,
     transport: Transport,
@@ -150,9 +155,12 @@ export class Dispatcher {
   ): Promise<boolean> {
     const batch: Claim[] = []
     let claimed = 0
+    let fetched = 0
     try {
-      await this.#claimFrom(queues, grant.granted, (claims) => {
+      await this.#claimFrom(stream, queues, grant.granted, ({ claims, ...taken }) => {
         claimed += claims.length
+        fetched += taken.fetched
+        this.#turnsUntil = Math.max(this.#turnsUntil, Date.now() + taken.comesBackMs)
         // A batch leaves when it is complete: a request of its own for each claim would be several for one token.
         if (transport.batch === undefined) this.#launch(stream, transport, claims)
         else batch.push(...claims)
@@ -164,7 +172,7 @@ export class Dispatcher {
         await pacing.returnTokens(this.#deps.db, this.#provider, unused, transport.batch?.size ?? 1)
       }
     }
-    return claimed === grant.granted
+    return fetched === grant.granted
   }
 
   /** Without `waitMs` nothing had to be asked for: the provider has no limits and is well. */
@@ -197,27 +205,26 @@ export class Dispatcher {
 
   /** Each claim is handed on before the next is made: an error in that one must not leave it lying. */
   async #claimFrom(
+    stream: Stream,
     queues: readonly string[],
     count: number,
-    handOn: (claims: readonly Claim[]) => void,
+    handOn: (claimed: Claimed) => void,
   ): Promise<void> {
     let left = count
     for (const queue of queues) {
       for (let isDrained = false; left > 0 && !isDrained; ) {
         // In few different sizes: the fetch carries its limit in its text, and each text is planned once.
         const size = 2 ** Math.floor(Math.log2(left))
-        const claims = await claimMail(this.#deps, this.#placeOf(queue), size, (doubtful) => {
+        const place: ClaimPlace = { queue, provider: this.#provider, stream }
+        const claimed = await claimMail(this.#deps, place, size, (doubtful) => {
           this.#doubtful = doubtful
         })
-        handOn(claims)
-        left -= claims.length
-        isDrained = claims.length < size
+        handOn(claimed)
+        // By what was taken from the queue, so that mail behind what was put back comes in the next round.
+        left -= claimed.fetched
+        isDrained = claimed.fetched < size
       }
     }
-  }
-
-  #placeOf(queue: string): ClaimPlace {
-    return { queue, provider: this.#provider, stream: this.#streamName }
   }
 
   /** A commit whose answer was lost may have happened: then the messages are ours, and nobody else sends them. */
@@ -333,14 +340,14 @@ export class Dispatcher {
   }
 
   #settle(stream: Stream, claim: Claim, outcome: SendOutcome | undefined): void {
-    const { job, message, worker, queue } = claim
+    const { job, message, worker, queue, closedMs } = claim
     const attempt: Attempt = {
       id: message.id,
       attempt: message.attempt,
       claimedAt: message.claimed_at,
       provider: this.#provider,
       recipients: envelopeOf(message).to,
-      ageMs: Date.now() - (message.queued_at ?? message.accepted_at).getTime(),
+      ageMs: Date.now() - waitsSince(message).getTime() - closedMs,
     }
     const settlement =
       outcome === undefined
@@ -360,7 +367,7 @@ export class Dispatcher {
       priority: message.priority,
       worker,
       settlement,
-      place: this.#placeOf(queue),
+      place: { stream: stream.name, provider: this.#provider },
       dueAt: message.due_at,
       endedAt: new Date(),
     })

@@ -130,6 +130,19 @@ export async function noteSuppressed(trx: Transaction, late: readonly LateSuppre
   `.execute(trx)
 }
 
+/** For how many milliseconds until now the send windows of a stream were closed, since a moment of each message. */
+export async function readClosedTimes(
+  trx: Transaction,
+  stream: string,
+  waiting: readonly { readonly id: string; readonly since: Date }[],
+): Promise<Map<string, number>> {
+  const { rows } = await sql<{ id: string; ms: number }>`/* dispatch.closed_times */
+    select w.id, extract(epoch from now() - w.since - mail.open_time(${stream}, w.since, now()))::double precision * 1000 as ms
+    from json_to_recordset(${JSON.stringify(waiting)}::json) as w (id uuid, since timestamptz)
+  `.execute(trx)
+  return new Map(rows.map(({ id, ms }) => [id, ms]))
+}
+
 /** Slices of attachments' contents, each at its place; undefined where there is no such content. */
 export async function readAttachments(
   db: Database,

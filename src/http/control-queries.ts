@@ -6,7 +6,24 @@ import { inTransaction, type Transaction } from '../db/transaction.ts'
 export type Changes = Readonly<Record<string, unknown>>
 
 export async function listStreams(db: Database): Promise<object[]> {
-  return db.selectFrom('mail.stream').selectAll().orderBy('name').execute()
+  return readStreams(db, null)
+}
+
+async function readStreams(db: Database | Transaction, name: string | null): Promise<object[]> {
+  const { rows } = await sql<object>`/* control.streams */
+    select s.*, w.windows, mail.window_opens(s.name, now()) as opens_at
+    from mail.stream s
+    cross join lateral (
+      select coalesce(json_agg(json_build_object(
+        'days', days, 'opens', to_char(opens, 'HH24:MI'), 'closes', to_char(closes, 'HH24:MI'), 'time_zone', time_zone
+      ) order by id), '[]') as windows
+      from mail.send_window
+      where stream = s.name
+    ) w
+    where s.name = ${name} or ${name}::text is null
+    order by s.name
+  `.execute(db)
+  return rows
 }
 
 export async function listProviders(db: Database): Promise<object[]> {
@@ -23,10 +40,30 @@ export async function listProviders(db: Database): Promise<object[]> {
 
 /**
  * Changes one row by its name, or inserts it. The columns come from a schema's fixed set of keys, never
- * from the caller's own; what the row may hold is checked by the table.
+ * from the caller's own; what the row may hold is checked by the table. The windows, when given: both or neither.
  */
-export async function saveStream(db: Database, name: string, changes: Changes): Promise<object> {
-  return inTransaction(db, (trx) => saveRow(trx, 'mail.stream', name, changes))
+export async function saveStream(
+  db: Database,
+  name: string,
+  changes: Changes,
+  windows: readonly Changes[] | undefined,
+): Promise<object> {
+  return inTransaction(db, async (trx) => {
+    const row = await saveRow(trx, 'mail.stream', name, changes)
+    if (windows !== undefined) await saveWindows(trx, name, windows)
+    const [saved] = await readStreams(trx, name)
+    return saved ?? row
+  })
+}
+
+/** Replaces all send windows of a stream. */
+async function saveWindows(trx: Transaction, stream: string, windows: readonly Changes[]): Promise<void> {
+  await sql`/* control.drop_windows */ delete from mail.send_window where stream = ${stream}`.execute(trx)
+  await sql`/* control.save_windows */
+    insert into mail.send_window (stream, days, opens, closes, time_zone)
+    select ${stream}, array(select json_array_elements_text(w.days)), w.opens, w.closes, w.time_zone
+    from json_to_recordset(${JSON.stringify(windows)}::json) as w (days json, opens time, closes time, time_zone text)
+  `.execute(trx)
 }
 
 /** The row and, when given, all buckets of a provider: both or neither. */

@@ -11,6 +11,25 @@ import type { AppDeps } from './deps.ts'
 export const namePattern = z.string().regex(/^[a-z0-9_-]{1,64}$/, 'must be 1 to 64 of a-z, 0-9, _ and -')
 const positive = z.int().min(1)
 
+const DAYS = ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'] as const
+
+const windowSchema = z
+  .strictObject({
+    days: z
+      .array(z.enum(DAYS))
+      .min(1)
+      .max(7)
+      .default([...DAYS]),
+    opens: z.string().regex(/^([01]\d|2[0-3]):[0-5]\d$/, 'must be a time of the day, such as `20:00`'),
+    closes: z
+      .string()
+      .regex(/^(([01]\d|2[0-3]):[0-5]\d|24:00)$/, 'must be a time of the day, such as `08:00`, or `24:00`'),
+    time_zone: z.string().min(1).max(100).default('UTC'),
+  })
+  .refine(({ opens, closes }) => opens !== closes, {
+    message: 'must open and close at different times: `00:00` to `24:00` is the whole day',
+  })
+
 export const streamSchema = z.strictObject({
   priority: z.int().min(0).max(9).optional(),
   route: z.array(namePattern).min(1).max(20).optional(),
@@ -27,6 +46,7 @@ export const streamSchema = z.strictObject({
   requires_unsubscribe: z.boolean().optional(),
   postal_address: z.string().max(500).nullable().optional(),
   requires_postal_address: z.boolean().optional(),
+  windows: z.array(windowSchema).max(50).optional(),
   bounce_domain: z
     .string()
     .max(180)
@@ -82,8 +102,8 @@ export function streamRoutes(deps: AppDeps): Hono<AuthEnv> {
   )
   routes.put('/:name', requireScope(), async (c) => {
     const stream = nameOf(c)
-    const changes = parseBody(streamSchema, await readJson(c))
-    return c.json(await asProblem(() => queries.saveStream(deps.db, stream, changes)))
+    const { windows, ...changes } = parseBody(streamSchema, await readJson(c))
+    return c.json(await asProblem(() => queries.saveStream(deps.db, stream, changes, windows)))
   })
   addPauseRoutes(routes, deps, 'stream')
   return routes

@@ -117,6 +117,16 @@ export async function purge(db: Database): Promise<boolean> {
       delete from mail.sample where at < now() - interval '3 hours'
     ), health as (
       delete from mail.provider_window where second < extract(epoch from now()) - 120
+    ), paces as (
+      -- What lies in the past says as much as no row. A claim holds the row it reads.
+      delete from mail.domain_pace
+      where (limit_id, domain) in (
+        select limit_id, domain from mail.domain_pace
+        where greatest(spent_until, planned_until, planned_urgent_until, late_until) < now() - interval '1 minute'
+        limit ${PURGE_ROWS}
+        for update skip locked
+      )
+      returning 1
     ), unmatched as (
       delete from mail.feedback_unmatched
       where id in (
@@ -134,7 +144,7 @@ export async function purge(db: Database): Promise<boolean> {
       returning 1
     )
     select greatest(
-      (select count(*) from keys), (select count(*) from unmatched), (select count(*) from feedback)
+      (select count(*) from keys), (select count(*) from paces), (select count(*) from unmatched), (select count(*) from feedback)
     ) as most
   `.execute(db)
   return Number(rows[0]?.most) === PURGE_ROWS

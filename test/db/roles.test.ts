@@ -56,6 +56,8 @@ const READER_VIEWS = [
   'intake_limit',
   'intake_pressure',
   'webhook_endpoint_status',
+  'send_window',
+  'domain_limit',
 ]
 const OPERATOR_TABLES = [
   ...READER_VIEWS,
@@ -72,6 +74,7 @@ const OPERATOR_TABLES = [
   'feedback_unmatched',
   'webhook_endpoint',
   'webhook_attempt',
+  'domain_pace',
 ]
 const SECRET_TABLES = [
   'message_content',
@@ -101,6 +104,8 @@ const WRITES = [
   'update mail.stream set attempts = 1',
   "update mail.provider set credentials_env = 'OTHER'",
   'update mail.provider_state set blocked_until = null',
+  'delete from mail.domain_pace',
+  "update mail.send_window set stream = 'alerts'",
   'delete from mail.provider_event',
   "select mail.use_retry_preset('alerts', 'patient')",
   "select mail.open_breaker('default', 'x')",
@@ -227,6 +232,13 @@ const REPAIRS = [
   'update mail.suppression_rule set soft_bounces = 3',
   "delete from mail.bucket where name = 'none'",
   'update mail.intake_limit set soft_backlog = 5',
+  `insert into mail.send_window (stream, days, opens, closes, time_zone)
+   values ('marketing', '{mon}', '20:00', '08:00', 'Europe/Berlin')`,
+  "update mail.send_window set opens = '21:00', time_zone = 'UTC'",
+  'delete from mail.send_window',
+  "insert into mail.domain_limit (domain, quota) values ('gmail.com', 20)",
+  'update mail.domain_limit set quota = 5, burst = 2',
+  'delete from mail.domain_limit',
 ]
 
 describe('mail_operator', () => {

@@ -95,6 +95,49 @@ describe('a stream', () => {
     })
   })
 
+  test('has its send windows replaced as a whole, and shows when it opens', async () => {
+    const window = { days: ['mon', 'fri'], opens: '20:00', closes: '08:00', time_zone: 'Europe/Berlin' }
+    const made = await put('/streams/nightly', { windows: [window, { opens: '00:00', closes: '24:00' }] })
+    assert.equal(made.status, 200, made.body.message)
+    const always = { opens: '00:00', closes: '24:00', time_zone: 'UTC' }
+    assert.partialDeepStrictEqual(made.body, { windows: [window, always], opens_at: null })
+    // As somebody with psql does it: a window of one minute that was open two minutes ago.
+    await database.query(
+      `delete from mail.send_window where stream = 'nightly' and time_zone = 'UTC';
+       update mail.send_window set days = '{mon,tue,wed,thu,fri,sat,sun}', time_zone = 'UTC',
+         opens = date_trunc('minute', (now() - interval '2 minutes') at time zone 'UTC')::time,
+         closes = date_trunc('minute', (now() - interval '1 minute') at time zone 'UTC')::time
+       where stream = 'nightly'`,
+    )
+    const row = await rowOf('/streams', 'nightly')
+    assert.equal((row?.windows as object[] | undefined)?.length, 1)
+    const opensIn = Date.parse(String(row?.opens_at)) - Date.now()
+    assert.ok(opensIn > 23 * 3_600_000 && opensIn < 24 * 3_600_000, `it opens in ${opensIn} ms`)
+    const kept = await put('/streams/nightly', { slots: 3 })
+    assert.equal((kept.body.windows as object[]).length, 1, 'windows stay')
+    const none = await put('/streams/nightly', { windows: [] })
+    assert.deepEqual([none.body.windows, none.body.opens_at], [[], null])
+  })
+
+  test('with a window that makes no sense is refused, and keeps those it has', async () => {
+    const good = { opens: '20:00', closes: '08:00' }
+    await put('/streams/strict', { windows: [good] })
+    for (const [window, message] of [
+      [{ ...good, opens: '24:00' }, /`windows\[0\]\.opens`.*must be a time of the day/],
+      [{ ...good, closes: '8:00' }, /`windows\[0\]\.closes`.*must be a time of the day/],
+      [{ ...good, opens: '08:00' }, /must open and close at different times/],
+      [{ ...good, days: [] }, /`windows\[0\]\.days`/],
+      [{ ...good, days: ['monday'] }, /`windows\[0\]\.days/],
+      [{ ...good, time_zone: 'Berlin' }, /There is no time zone 'Berlin'\. Did you mean Europe\/Berlin\?/],
+      [{ ...good, timezone: 'UTC' }, /`timezone`|windows\[0\]\.timezone/],
+    ] as const) {
+      const answer = await put('/streams/strict', { slots: 7, windows: [window] })
+      assert.deepEqual([answer.status, answer.body.name], [422, 'validation_error'], JSON.stringify(answer))
+      assert.match(answer.body.message ?? '', message)
+    }
+    assert.partialDeepStrictEqual(await rowOf('/streams', 'strict'), { slots: 20, windows: [good] })
+  })
+
   test('has a name that queues can have', async () => {
     for (const name of ['A', 'a.b', 'a%20b', '%00', 'x'.repeat(65)]) {
       for (const path of [`/streams/${name}`, `/providers/${name}`]) {

@@ -15,6 +15,8 @@ const change = requestSchema('StreamChanges', streamSchema, {
   slots: 'Sends in flight at once, per provider and worker process.',
   send_within_s:
     'Within how many seconds its mail should be sent: what `GET /scale` aims at. Null: 5 for urgent streams (priority 0 to 3), 30 for others.',
+  windows:
+    'All of its send windows, which replace those there are. Without one its mail may go at any time. `time_zone` is an IANA name; a window that closes no later than it opens does so on the next day.',
   unsubscribe:
     'Whether its mail can be unsubscribed from: `List-Unsubscribe`, and `unsubscribe_url` in templates.',
   unsubscribe_mailto: 'An address that is offered beside the link.',
@@ -29,8 +31,16 @@ const paused = { created_at: moment, paused_at: moment.nullable(), paused_by: z.
 
 const rowSchema = answerSchema(
   'Stream',
-  z.strictObject({ name: z.string(), ...streamSchema.required().shape, ...paused }),
-  { paused_at: 'Since when its mail is accepted and processed, and waits.' },
+  z.strictObject({
+    name: z.string(),
+    ...streamSchema.required().shape,
+    opens_at: moment.nullable(),
+    ...paused,
+  }),
+  {
+    opens_at: 'When its send window opens; null when it may send now. Until then its mail waits.',
+    paused_at: 'Since when its mail is accepted and processed, and waits.',
+  },
 )
 const listOfStreams = listSchema('StreamList', rowSchema)
 
@@ -108,16 +118,14 @@ const nameParam = (what: string) => described(z.object({ name: namePattern }), {
 
 const STREAM = {
   ...{ name: 'digests', priority: 8, route: ['default'], on_unknown: 'hold', attempts: 5 },
-  ...{
-    backoff_base_s: 30,
-    backoff_factor: 4,
-    backoff_cap_s: 3600,
-    max_age_s: 259_200,
-    slots: 20,
-    send_within_s: null,
-  },
+  ...{ backoff_base_s: 30, backoff_factor: 4, backoff_cap_s: 3600 },
+  ...{ max_age_s: 259_200, slots: 20, send_within_s: null },
   ...{ unsubscribe: false, unsubscribe_mailto: null, requires_unsubscribe: false },
   ...{ postal_address: null, requires_postal_address: false, bounce_domain: null },
+  windows: [
+    { days: ['mon', 'tue', 'wed', 'thu'], opens: '20:00', closes: '08:00', time_zone: 'Europe/Berlin' },
+  ],
+  opens_at: '2026-11-23T19:00:00.000Z',
   ...{ created_at: '2026-11-21T09:00:00.000Z', paused_at: null, paused_by: null },
 }
 const PROVIDER = {
