@@ -308,6 +308,7 @@ async function openApi(
     log,
     catalog,
     hasInbox,
+    publicUrl: config.publicUrl,
     keyring: new Keyring(db, config.apiKey, { onUse: (keyId) => keyUse.note(keyId) }),
     webhookHosts: config.webhookHosts,
     maxBodyBytes: config.maxBodyBytes,

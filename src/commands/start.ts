@@ -41,7 +41,10 @@ type Greeting = {
 /** For the person at the terminal, on standard error: logs may be kept, a key must not be among them. */
 function greet({ config, url, embedded, service, newKey }: Greeting): void {
   const key = newKey ?? '$SLUICE_API_KEY'
-  const lines = [`Sluice listens on ${service.url}`]
+  const lines = [
+    `Sluice listens on ${service.url}`,
+    `  dashboard  ${service.url}/   (sign in with the API key)`,
+  ]
   if (embedded) lines.push(`  database   psql '${url}'`)
   if (service.hasInbox)
     lines.push(`  inbox      ${service.url}/inbox   (mail stays here; set SMTP_URL to send it)`)

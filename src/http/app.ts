@@ -8,6 +8,7 @@ import { apiKeyRoutes } from './api-keys.ts'
 import { authenticate } from './auth.ts'
 import { limitBodyTo } from './body-limit.ts'
 import { providerRoutes, streamRoutes } from './control.ts'
+import { dashboardRoutes, isDashboardPath, showMissing } from './dashboard/dashboard.ts'
 import { deadLetterRoutes } from './dead-letters.ts'
 import type { AppDeps } from './deps.ts'
 import { docsRoutes } from './docs-page.ts'
@@ -51,7 +52,7 @@ const API_PATHS = [
   '/webhooks',
 ]
 
-/** The REST API in Resend's shape, and in development the local inbox. */
+/** The REST API in Resend's shape, the dashboard, and in development the local inbox. */
 export function createApp(deps: AppDeps): Hono {
   const app = new Hono()
   app.onError((error, c) => answerError(deps, error, c))
@@ -60,10 +61,7 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/', openApiRoutes(app))
   app.route('/docs', docsRoutes())
   app.route(UNSUBSCRIBE_PATH, unsubscribeRoutes(deps))
-  if (deps.hasInbox) {
-    app.get('/', (c) => c.redirect('/inbox'))
-    app.route('/inbox', inboxRoutes({ db: deps.db }))
-  }
+  if (deps.hasInbox) app.route('/inbox', inboxRoutes({ db: deps.db }))
 
   // Before the API's own paths: what comes here has no key.
   const failures = new FailedAttempts()
@@ -73,6 +71,7 @@ export function createApp(deps: AppDeps): Hono {
 
   const authenticated = authenticate(deps.keyring, failures)
   const limitRate = limitRequests(new RequestRates(deps.db))
+  app.route('/', dashboardRoutes(deps, { failures, limitRate }))
   const bodies = new ByteRoom(BODIES_BYTES)
   const limitWhole = limitBodyTo(deps.maxBodyBytes, 'set by SLUICE_MAX_BODY_BYTES', bodies)
   const limitMail: MiddlewareHandler = (c, next) => (c.req.path === BULK_PATH ? next() : limitWhole(c, next))
@@ -100,8 +99,9 @@ export function createApp(deps: AppDeps): Hono {
 }
 
 /** RFC 9110 section 15.5.6: a path that is known for other methods says for which. */
-function answerNotFound(app: Hono, c: Context): Response {
+function answerNotFound(app: Hono, c: Context): Response | Promise<Response> {
   const allowed = methodsAt(app, c.req.path)
+  if (isDashboardPath(c.req.path)) return showMissing(c, allowed.includes(c.req.method) ? [] : allowed)
   if (allowed.length === 0 || allowed.includes(c.req.method)) {
     return respond(
       c,

@@ -143,8 +143,24 @@ export async function setPaused(
   return rows[0]?.said ?? ''
 }
 
-export async function summariseDeadLetters(db: Database, limit: number): Promise<object[]> {
-  const { rows } = await sql<object>`/* control.dlq_summary */
+/** A line of `mail.dlq_summary`; null where the letters of the group differ. */
+export type DeadLetterGroup = {
+  readonly stage: string
+  readonly code: string
+  readonly template: string | null
+  readonly template_version: number | null
+  readonly source: string | null
+  readonly recipient_domain: string | null
+  readonly messages: number
+  readonly first_seen: Date
+  readonly last_seen: Date
+  readonly sample_id: string
+  readonly sample_reason: string
+  readonly recipient_domains: string | null
+}
+
+export async function summariseDeadLetters(db: Database, limit: number): Promise<DeadLetterGroup[]> {
+  const { rows } = await sql<DeadLetterGroup>`/* control.dlq_summary */
     select s.*, s.messages::integer as messages from mail.dlq_summary s limit ${limit}
   `.execute(db)
   return rows

@@ -108,6 +108,8 @@ export type AppDeps = {
   /** Safe to repeat. */
   readonly unsubscribe: (unsubscription: Unsubscription) => Promise<void>
   readonly hasInbox: boolean
+  /** How browsers reach us, without a slash at its end; undefined where nobody said. */
+  readonly publicUrl: string | undefined
   /** Verifies a call and stores it durably; rejects only when the database cannot be reached. */
   /** Where webhooks may go beside the public internet. */
   readonly webhookHosts: readonly ListedHost[]

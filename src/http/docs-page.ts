@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
-import { type Context, Hono, type MiddlewareHandler } from 'hono'
-import { entityTag, isFresh } from './entity-tag.ts'
+import { Hono, type MiddlewareHandler } from 'hono'
+import { type Asset, assetOf, serveAsset } from './asset.ts'
 
 /**
  * `GET /docs`: the document for reading and trying, by Swagger UI, whose files come from its package. Nothing is asked
@@ -51,13 +51,11 @@ const POLICY = [
   "frame-ancestors 'none'",
 ].join('; ')
 
-type Asset = { readonly bytes: Uint8Array<ArrayBuffer>; readonly tag: string; readonly type: string }
-
 export function docsRoutes(): Hono {
   const routes = new Hono()
   routes.use(withPageHeaders)
-  routes.get('/', (c) => serve(c, made('text/html', Buffer.from(PAGE))))
-  routes.get('/start.js', (c) => serve(c, made('text/javascript', Buffer.from(START))))
+  routes.get('/', (c) => serveAsset(c, assetOf('text/html', Buffer.from(PAGE))))
+  routes.get('/start.js', (c) => serveAsset(c, assetOf('text/javascript', Buffer.from(START))))
   for (const [file, type] of [
     ['swagger-ui.css', 'text/css'],
     ['swagger-ui-bundle.js', 'text/javascript'],
@@ -66,26 +64,14 @@ export function docsRoutes(): Hono {
     let asset: Promise<Asset> | undefined
     routes.get(`/${file}`, async (c) => {
       asset ??= readAsset(file, type)
-      return serve(c, await asset)
+      return serveAsset(c, await asset)
     })
   }
   return routes
 }
 
 async function readAsset(file: string, type: string): Promise<Asset> {
-  return made(type, await readFile(fileURLToPath(import.meta.resolve(`swagger-ui-dist/${file}`))))
-}
-
-function made(type: string, bytes: Uint8Array): Asset {
-  return { bytes: Uint8Array.from(bytes), tag: entityTag(bytes), type: `${type}; charset=utf-8` }
-}
-
-function serve(c: Context, { bytes, tag, type }: Asset): Response {
-  c.header('ETag', tag)
-  c.header('Cache-Control', 'no-cache')
-  if (isFresh(c, tag)) return c.body(null, 304)
-  c.header('Content-Type', type)
-  return c.body(bytes)
+  return assetOf(type, await readFile(fileURLToPath(import.meta.resolve(`swagger-ui-dist/${file}`))))
 }
 
 const withPageHeaders: MiddlewareHandler = async function withPageHeaders(c, next) {

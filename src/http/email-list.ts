@@ -24,7 +24,7 @@ export const LIST_PARAMETERS = [
   'accepted_after',
   'accepted_before',
 ] as const
-type Parameters = Partial<Record<(typeof LIST_PARAMETERS)[number], string>>
+export type ListParameters = Partial<Record<(typeof LIST_PARAMETERS)[number], string>>
 
 const LAST_EVENTS: readonly string[] = [...new Set(Object.values(LAST_EVENT))]
 
@@ -40,8 +40,8 @@ export async function listEmails(deps: AppDeps, c: Context): Promise<Response> {
   return c.json({ object: 'list', has_more: found.length > limit, data: page.map(presentListed) })
 }
 
-function readParameters(c: Context): Parameters {
-  const given: Parameters = {}
+function readParameters(c: Context): ListParameters {
+  const given: ListParameters = {}
   for (const [name, value] of new URL(c.req.url).searchParams) {
     const known = LIST_PARAMETERS.find((each) => each === name)
     if (known === undefined) {
@@ -64,7 +64,8 @@ function readLimit(given: string | undefined): number {
   return limit
 }
 
-function readFilter(given: Parameters): EmailFilter {
+/** Which emails are meant; throws an ApiError that names the parameter at fault. */
+export function readFilter(given: ListParameters): EmailFilter {
   const states = readStates(given)
   const terms = [readRecipient(given.recipient), readTag(given.tag)].filter((term) => term !== undefined)
   const acceptedAfter = readTime('accepted_after', given.accepted_after)
@@ -79,7 +80,7 @@ function readFilter(given: Parameters): EmailFilter {
 }
 
 /** Both may be given: what fits both is meant. */
-function readStates({ status, last_event: lastEvent }: Parameters): MessageState[] | undefined {
+function readStates({ status, last_event: lastEvent }: ListParameters): MessageState[] | undefined {
   if (status === undefined && lastEvent === undefined) return undefined
   if (status !== undefined && !MESSAGE_STATES.some((state) => state === status)) {
     throw wrong('status', `it is \`${excerpt(status)}\`; use one of ${MESSAGE_STATES.join(', ')}`)
@@ -125,7 +126,10 @@ function readTime(
   return new Date(read.at)
 }
 
-async function readCursor(deps: AppDeps, { after, before }: Parameters): Promise<Cursor | undefined> {
+export async function readCursor(
+  deps: Pick<AppDeps, 'db'>,
+  { after, before }: ListParameters,
+): Promise<Cursor | undefined> {
   if (after !== undefined && before !== undefined) {
     throw wrong('before', 'it cannot be used together with `after`; use one of them')
   }

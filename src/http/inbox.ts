@@ -14,6 +14,7 @@ import { decodeMail } from './inbox-mail.ts'
 import { MAIL_VIEWS, mailPage } from './inbox-mail-page.ts'
 import { INBOX_PATH, listPage, missingPage } from './inbox-pages.ts'
 import { INBOX_PAGE_POLICY } from './inbox-style.ts'
+import { MAIL_HTML_POLICY } from './mail-html.ts'
 
 export type InboxRoutesDeps = {
   readonly db: Database
@@ -28,10 +29,6 @@ const MAX_SEARCH_CHARS = 200
 const ID = ':id{[1-9][0-9]{0,17}}'
 const ID_PATTERN = /^[1-9][0-9]{0,17}$/
 
-/** Nothing is loaded, run, submitted or framed elsewhere: the mail's HTML can only be looked at. */
-const MAIL_HTML_POLICY =
-  "sandbox; default-src 'none'; img-src data: cid:; style-src 'unsafe-inline'; base-uri 'none'; " +
-  "form-action 'none'; frame-ancestors 'self'"
 const BARE_POLICY = "sandbox; default-src 'none'; frame-ancestors 'none'"
 
 /** The inbox's pages, to be mounted at `/inbox`. */

@@ -1,5 +1,6 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
+import type { Transaction } from '../db/transaction.ts'
 
 export const SUPPRESSION_ORIGINS = ['bounce', 'complaint', 'unsubscribe', 'manual', 'import'] as const
 export type SuppressionOrigin = (typeof SUPPRESSION_ORIGINS)[number]
@@ -48,14 +49,19 @@ export type SuppressionFilter = {
   readonly before?: string | undefined
   readonly origin?: string | undefined
   readonly scope?: string | undefined
+  /** A part of the address, in lower case. */
+  readonly containing?: string | undefined
 }
 
 /**
  * What is in force, newest first, one row more than `limit` if there are more. `after` goes on with older ones,
  * `before` with newer ones, nearest to the cursor.
  */
-export async function listSuppressions(db: Database, filter: SuppressionFilter): Promise<Suppression[]> {
-  const { limit, after = null, before = null, origin = null, scope = null } = filter
+export async function listSuppressions(
+  db: Database | Transaction,
+  filter: SuppressionFilter,
+): Promise<Suppression[]> {
+  const { limit, after = null, before = null, origin = null, scope = null, containing = null } = filter
   const { rows } = await sql<Suppression>`/* suppressions.list */
     select ${COLUMNS}
     from mail.suppression s
@@ -64,6 +70,7 @@ export async function listSuppressions(db: Database, filter: SuppressionFilter):
       and (${before}::uuid is null or s.id > ${before}::uuid)
       and (${origin}::text is null or s.origin = ${origin}::text)
       and (${scope}::text is null or s.scope = ${scope}::text)
+      and (${containing}::text is null or strpos(s.address, ${containing}::text) > 0)
     order by s.id ${before === null ? sql`desc` : sql`asc`}
     limit ${limit + 1}
   `.execute(db)

@@ -35,6 +35,12 @@ export function sha256(text: string): Buffer {
   return hash('sha256', text, 'buffer')
 }
 
+/** The hashes that a text can be stored under: its secret's when it is a key in form, its own as the bootstrap key. */
+export function hashesOf(text: string): Buffer[] {
+  const read = readKey(text)
+  return read === undefined ? [sha256(text)] : [sha256(read.secret), sha256(text)]
+}
+
 function checksum(id: string, secret: string): string {
   return crc32(`${id}_${secret}`).toString(16).padStart(8, '0')
 }

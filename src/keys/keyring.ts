@@ -72,6 +72,21 @@ export class Keyring {
     return caller
   }
 
+  /**
+   * Whose key this id is, asked afresh each time: for a session, which knows the id of the key it was opened with and
+   * not the key. Undefined once that is revoked or has expired.
+   */
+  async holderOf(keyId: string): Promise<KeyHolder | undefined> {
+    if (keyId === BOOTSTRAP.keyId) {
+      return this.#bootstrapHash && { caller: BOOTSTRAP, hashes: [this.#bootstrapHash] }
+    }
+    const row = await findRow(this.#db, keyId)
+    const caller = row && callerOf(row)
+    if (row === undefined || caller === undefined) return undefined
+    this.#onUse(keyId)
+    return { caller, hashes: [row.hash, ...(row.previous_hash === null ? [] : [row.previous_hash])] }
+  }
+
   /** After a change in this process: the next request with this key is judged by what is stored now. */
   forget(keyId: string): void {
     for (const verdict of this.#verdicts.values()) {
@@ -104,28 +119,38 @@ export class Keyring {
   }
 }
 
+/** Whose key an id is, and the hashes of the secrets that work with it now. */
+export type KeyHolder = { readonly caller: Caller; readonly hashes: readonly Buffer[] }
+
 type KeyRow = Omit<StoredKey, 'scope'> & {
   readonly scope: string
   readonly hash: Buffer
   readonly previous_hash: Buffer | null
 }
 
-/** What is valid is decided by the clock of the database, which all processes share. */
 async function lookUp(db: Database, key: { id: string; secret: string }): Promise<Caller | undefined> {
+  const row = await findRow(db, key.id)
+  const given = sha256(key.secret)
+  // Both compared, and also when there is no such row: the time taken must not tell which ids exist.
+  const isCurrent = timingSafeEqual(given, row?.hash ?? NO_HASH)
+  const isPrevious = timingSafeEqual(given, row?.previous_hash ?? NO_HASH)
+  return row !== undefined && (isCurrent || isPrevious) ? callerOf(row) : undefined
+}
+
+/** What is valid is decided by the clock of the database, which all processes share. */
+async function findRow(db: Database, id: string): Promise<KeyRow | undefined> {
   const { rows } = await sql<KeyRow>`/* key.look_up */
     select
       k.id, k.name, k.scope, k.streams, k.sender_domains, k.expires_at, k.rate_limit_per_s, k.rate_burst,
       k.hash,
       case when k.previous_expires_at > now() then k.previous_hash end as previous_hash
     from mail.api_key k
-    where k.id = ${key.id} and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())
+    where k.id = ${id} and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())
   `.execute(db)
-  const [row] = rows
-  const given = sha256(key.secret)
-  // Both compared, and also when there is no such row: the time taken must not tell which ids exist.
-  const isCurrent = timingSafeEqual(given, row?.hash ?? NO_HASH)
-  const isPrevious = timingSafeEqual(given, row?.previous_hash ?? NO_HASH)
-  if (row === undefined || !(isCurrent || isPrevious)) return undefined
+  return rows[0]
+}
+
+function callerOf(row: KeyRow): Caller | undefined {
   const scope = KEY_SCOPES.find((known) => known === row.scope)
   if (scope === undefined) return undefined
   const { name, streams, sender_domains, expires_at, rate_limit_per_s, rate_burst } = row

@@ -27,6 +27,11 @@ const PUBLIC = new Set([
   'POST /webhooks/:kind/:endpoint',
 ])
 
+/** For whoever signs in with a key: each asks for a session, and says so in a page. */
+const PAGES = /^\w+ \/(?:logout|dashboard.*)?$/
+/** What the page to sign in is made of. */
+const OPEN_PAGES = /^\w+ (?:\/login|\/dashboard\/assets\/.*)$/
+
 type Route = { readonly name: string; readonly method: string; readonly path: string }
 
 let app: Hono
@@ -43,14 +48,26 @@ before(async (t) => {
   app = createApp(deps as AppDeps)
 })
 
-/** Every route with the scopes that it asks for; undefined when it asks for none. */
+function pagesOf(): Route[] {
+  return app.routes
+    .filter(({ method }) => method !== 'ALL')
+    .map(({ method, path }) => ({ name: `${method} ${path}`, method, path: filled(path) }))
+    .filter(({ name }) => PAGES.test(name) && !OPEN_PAGES.test(name))
+}
+
+function filled(path: string): string {
+  return path.replaceAll(/:\w+(\{[^}]*\})?/g, 'x')
+}
+
+/** Every route of the API with the scopes that it asks for; undefined when it asks for none. */
 function routesOf(): Map<Route, readonly KeyScope[] | undefined> {
   const routes = new Map<string, { route: Route; scopes: readonly KeyScope[] | undefined }>()
   for (const { method, path, handler } of app.routes) {
     if (method === 'ALL') continue
     const name = `${method} ${path}`
+    if (PAGES.test(name) || OPEN_PAGES.test(name)) continue
     const scopes = scopesOf(handler) ?? routes.get(name)?.scopes
-    routes.set(name, { route: { name, method, path: path.replaceAll(/:\w+(\{[^}]*\})?/g, 'x') }, scopes })
+    routes.set(name, { route: { name, method, path: filled(path) }, scopes })
   }
   return new Map([...routes.values()].map(({ route, scopes }) => [route, scopes]))
 }
@@ -64,6 +81,19 @@ async function ask({ method, path }: Route, key: string | undefined) {
   const body = (isJson ? await response.json() : {}) as { name?: string }
   return { status: response.status, name: body.name }
 }
+
+test('every page but those to sign in is shown to nobody without a session, whatever key they bring', async () => {
+  const { key } = await createKey(db, { name: 'full', scope: 'full' })
+  const pages = pagesOf()
+  assert.ok(pages.length > 5)
+  for (const { name, method, path } of pages) {
+    for (const headers of [{}, { Authorization: `Bearer ${key}` }, { Cookie: `sluice_session=${key}` }]) {
+      const response = await app.request(path, { method, headers })
+      const answer = [response.status, response.headers.get('Location')?.replace(/\?.*/, '')]
+      assert.deepEqual(answer, method === 'GET' ? [303, '/login'] : [403, undefined], name)
+    }
+  }
+})
 
 test('every route but the public ones says which scopes it is for', () => {
   const routes = [...routesOf()]

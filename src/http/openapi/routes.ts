@@ -12,7 +12,7 @@ export type ApiRoute = {
 }
 
 /** Pages for people and what these load: no part of the API. */
-const PAGES = /^\/$|^\/(?:inbox|docs)(?:\/|$)/
+const PAGES = /^\/$|^\/(?:inbox|docs|login|logout|dashboard)(?:\/|$)/
 
 /** Only ever answers that there is nothing. */
 const NOTHING_THERE: ReadonlySet<string> = new Set(['POST /webhooks/:kind/:endpoint'])
