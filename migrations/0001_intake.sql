@@ -66,6 +66,7 @@ create table mail.stream (
   postal_address text
     constraint postal_address_has_words_and_at_most_500_characters check (postal_address ~ '[[:alnum:]]' and length(postal_address) <= 500),
   requires_postal_address boolean not null default false,
+  is_sensitive boolean not null default false,
   created_at timestamptz not null default now(),
   constraint a_required_postal_address_is_given check (postal_address is not null or not requires_postal_address)
 );
@@ -82,6 +83,8 @@ comment on column mail.stream.unsubscribe_mailto is 'An address that is offered 
 comment on column mail.stream.requires_unsubscribe is 'A message that offers no way to unsubscribe is a dead letter.';
 comment on column mail.stream.postal_address is 'The sender''s, as postal_address in templates.';
 comment on column mail.stream.requires_postal_address is 'A message that does not show the postal address is a dead letter.';
+comment on column mail.stream.is_sensitive is
+  'The content of its mail is encrypted wherever it is stored, removed on sending, and never shown. A message may say so of itself: "sensitive": true.';
 comment on column mail.stream.bounce_domain is
   'Mail that goes out by SMTP has an envelope sender of its own there (bounce+…@), so that a bounce tells which message it is about. Null: the From address.';
 
@@ -192,6 +195,9 @@ as $$
 declare
   given jsonb;
 begin
+  if message like '{"digests":%' then
+    return (fingerprints(message))[1];
+  end if;
   -- jsonb sorts keys, drops duplicates and white space: equal messages have equal text.
   given := message::jsonb;
   if jsonb_typeof(given -> 'attachments') = 'array' then
@@ -207,3 +213,21 @@ end
 $$;
 comment on function mail.fingerprint(text) is
   'What makes two messages, given as JSON, the same under one idempotency key: the order of keys and white space do not count, and neither does whether an attachment is given as its bytes or by their hash.';
+
+create function mail.fingerprints(message text) returns bytea[]
+language sql immutable strict
+set search_path = pg_catalog, mail, pg_temp
+as $$
+  select case
+    -- Of a message that comes encrypted they come along, since no two encryptions are alike.
+    when message like '{"digests":%' then array(
+      select decode(given.digest, 'hex')
+      from json_array_elements_text(message::json -> 'digests') with ordinality as given (digest, place)
+      where given.digest ~ '^[0-9a-f]{64}$'
+      order by given.place
+    )
+    else array[mail.fingerprint(message)]
+  end
+$$;
+comment on function mail.fingerprints(text) is
+  'Each fingerprint that the same message may have been stored under, the one it gets first: of sensitive mail one for each encryption key.';

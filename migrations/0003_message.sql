@@ -16,6 +16,7 @@ create table mail.message (
   priority smallint not null
     constraint priority_is_0_to_9 check (priority between 0 and 9),
   is_partly_settled boolean not null default false,
+  is_sensitive boolean not null default false,
   attempts smallint not null default 0
     constraint attempts_is_not_negative check (attempts >= 0),
   status text not null
@@ -38,6 +39,8 @@ comment on column mail.message.worker is 'mail.worker.number of the process that
 comment on column mail.message.attempts is 'Attempts begun; an attempt that never reached the provider is taken back.';
 comment on column mail.message.is_partly_settled is
   'Some recipients have it or were refused for good; the events say which, and they are not tried again.';
+comment on column mail.message.is_sensitive is
+  'Its content is encrypted, removed once it is sent or given up, and never shown (see mail.forget_sensitive).';
 comment on column mail.message.next_attempt_at is 'When a deferred message is tried again.';
 comment on column mail.message.template is 'Name of the template it was rendered from; template_version is pinned when processed.';
 comment on column mail.message.last_error is 'Code of the latest failure; the reply itself is in mail.event.';
@@ -45,9 +48,18 @@ comment on column mail.message.last_error is 'Code of the latest failure; the re
 create table mail.message_content (
   id uuid not null,
   message json not null,
-  primary key (id)
+  sealed text,
+  key_id text,
+  primary key (id),
+  constraint sealed_content_names_its_key check ((sealed is null) = (key_id is null))
 ) partition by range (id);
+-- What is encrypted cannot be compressed.
+alter table mail.message_content alter column sealed set storage external;
+create index message_content_by_key on mail.message_content (key_id) where key_id is not null;
 comment on table mail.message_content is 'The message as it was accepted: envelope, headers, bodies or template data. Written once.';
+comment on column mail.message_content.sealed is
+  'Of sensitive mail: subject, bodies, headers, template data and attachments, encrypted (s1.<part>.<key id>.<bytes>); the message has the rest. Null once it is removed.';
+comment on column mail.message_content.key_id is 'The key of SLUICE_ENCRYPTION_KEYS that opens it.';
 
 create table mail.message_prepared (
   id uuid not null,
@@ -59,10 +71,16 @@ create table mail.message_prepared (
   reply_to json,
   attachments json,
   list_unsubscribe text,
-  primary key (id)
+  sealed text,
+  key_id text,
+  primary key (id),
+  constraint sealed_parts_name_their_key check ((sealed is null) = (key_id is null))
 ) partition by range (id);
+alter table mail.message_prepared alter column sealed set storage external;
+create index message_prepared_by_key on mail.message_prepared (key_id) where key_id is not null;
 comment on table mail.message_prepared is
   'What processing made of a message: rendered parts, recipients left out, attachments fetched. No row when it goes out as it was accepted.';
+comment on column mail.message_prepared.sealed is 'Of sensitive mail: subject, html and text, encrypted; those columns are null.';
 comment on column mail.message_prepared.left_out is 'Suppressed addresses that were taken off the envelope.';
 comment on column mail.message_prepared.sender is 'The template''s, when the message names none: {address, name}.';
 comment on column mail.message_prepared.reply_to is 'The template''s, when the message names none: a list of {address, name}.';

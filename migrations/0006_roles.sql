@@ -65,6 +65,7 @@ begin
     grant select on mail.intake_limit, mail.intake_pressure to mail_reader;
     grant select on mail.send_window, mail.domain_limit to mail_reader;
     grant execute on function mail.window_opens(text, timestamptz) to mail_reader;
+    grant select on mail.encryption_key_use to mail_reader;
     grant execute on function mail.measure_intake() to mail_reader;
     grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_reader;
     grant select on mail.scale_setting to mail_reader;
@@ -77,6 +78,7 @@ begin
       mail.message, mail.event, mail.consumer, mail.suppression, mail.waiting_job, mail.dead_letter, mail.scheduled,
       mail.stats, mail.stat, mail.stat_time to mail_operator;
     grant select on mail.feedback_unmatched to mail_operator;
+    grant select on mail.encryption_key_use to mail_operator;
     grant select, update (hard_codes, soft_bounces, soft_within, soft_for) on mail.suppression_rule to mail_operator;
     grant select on mail.webhook_source, mail.webhook_status, mail.webhook_refusal, mail.feedback_parked to mail_operator;
     grant execute on function mail.feedback_retry(text, integer) to mail_operator;

@@ -303,7 +303,10 @@ declare
   revived integer;
 begin
   with given as (
-    delete from mail.dead_letter d where d.message_id = any (ids) and d.stage = 'intake' returning d.message_id, d.source
+    delete from mail.dead_letter d
+    -- What was sensitive and could not be encrypted was not kept: there is nothing to try again with.
+    where d.message_id = any (ids) and d.stage = 'intake' and d.code <> 'no_encryption_key'
+    returning d.message_id, d.source
   ), message as (
     delete from mail.message m using given
     where m.id = given.message_id and m.id = any (ids)
@@ -311,7 +314,7 @@ begin
   ), content as (
     delete from mail.message_content c using given
     where c.id = given.message_id and c.id = any (ids)
-    returning c.id, c.message as json
+    returning c.id, case when c.sealed is null then c.message else (c.message::jsonb || jsonb_build_object('sealed', c.sealed))::json end as json
   ), event as (
     insert into mail.event (message_id, type, detail)
     select message_id, 'retried', json_build_object('by', session_user) from given

@@ -56,7 +56,7 @@ comment on table mail.feedback is
   'Each delivery of a webhook whose proof was right, once, as it came. Applied ones are kept for 30 days, which also keeps their keys from being used again.';
 comment on column mail.feedback.event_key is 'The delivery''s own id, or a digest of it: a repeat is stored once.';
 comment on column mail.feedback.reason is 'Why it is parked; of applied ones, what there was nothing to do about.';
-comment on column mail.feedback.body is 'The raw bytes that were verified; of a mail (dsn) its first 256 KiB.';
+comment on column mail.feedback.body is 'The raw bytes that were verified; of a mail (dsn) its first 256 KiB. Emptied when it was applied and is about sensitive mail.';
 
 create table mail.webhook_refusal (
   endpoint text not null references mail.webhook_source on update cascade on delete cascade,

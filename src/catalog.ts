@@ -17,6 +17,8 @@ export type Stream = {
   readonly hasSendWindow: boolean
   /** When its send window opens, as the database reckons it; null: it may send now. */
   readonly opensAt: Date | null
+  /** All of its mail is sensitive, whatever a message says. */
+  readonly isSensitive: boolean
   readonly unsubscribe: {
     readonly isOffered: boolean
     readonly mailto: string | null
@@ -95,6 +97,7 @@ export async function readCatalog(db: Database): Promise<Catalog> {
           isPaused: row.paused_at !== null,
           hasSendWindow: row.has_send_window,
           opensAt: row.opens_at,
+          isSensitive: row.is_sensitive,
           unsubscribe: {
             isOffered: row.unsubscribe,
             mailto: row.unsubscribe_mailto,

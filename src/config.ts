@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import { type ListedHost, parseListedHost } from './network/listed-hosts.ts'
+import { type EncryptionKey, parseEncryptionKeys } from './sealer.ts'
 import { parseSmtpUrl } from './smtp-url.ts'
 
 /** Whole numbers written in the environment, within bounds. */
@@ -64,6 +65,15 @@ const listedHosts = z.string().transform((text, context): ListedHost[] =>
     return []
   }),
 )
+
+const encryptionKeys = z.string().transform((text, context): EncryptionKey[] => {
+  try {
+    return parseEncryptionKeys(text)
+  } catch (error) {
+    context.addIssue({ code: 'custom', message: error instanceof Error ? error.message : 'is not usable' })
+    return z.NEVER
+  }
+})
 
 const MIB = 1_024 * 1_024
 
@@ -137,6 +147,10 @@ const SETTINGS = {
     help: 'hosts of your own that webhooks may go to beside the public internet: http://host:port or host:port, comma-separated',
     schema: listedHosts.optional(),
   },
+  SLUICE_ENCRYPTION_KEYS: {
+    help: 'keys for sensitive mail, id:base64 of 32 bytes, comma-separated: the first encrypts, all decrypt. Unset: sensitive mail is refused',
+    schema: encryptionKeys.optional(),
+  },
   NODE_ENV: { help: 'production refuses the local inbox', schema: z.string().optional() },
 } as const
 
@@ -162,6 +176,8 @@ export type Config = {
   /** Without a slash at its end. */
   readonly publicUrl: string | undefined
   readonly webhookHosts: readonly ListedHost[]
+  /** The first seals, all of them open; none: sensitive mail is refused. */
+  readonly encryptionKeys: readonly EncryptionKey[]
   readonly isProduction: boolean
   /** The environment itself, for the variables that provider rows name. */
   readonly environment: Readonly<Record<string, string | undefined>>
@@ -193,6 +209,11 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
   if (settings.NODE_ENV === 'production' && settings.SLUICE_PUBLIC_URL?.startsWith('http:')) {
     problems.push('SLUICE_PUBLIC_URL: must be https in production (RFC 8058 section 3.1)')
   }
+  if (environment.NODE_TLS_REJECT_UNAUTHORIZED === '0') {
+    problems.push(
+      'NODE_TLS_REJECT_UNAUTHORIZED: 0 switches off the check of every certificate; leave it out, and trust a CA of your own with NODE_EXTRA_CA_CERTS',
+    )
+  }
   if (problems.length > 0) throw new ConfigError(problems)
 
   return Object.freeze({
@@ -214,6 +235,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     inboxKeep: settings.SLUICE_INBOX_KEEP,
     publicUrl: settings.SLUICE_PUBLIC_URL,
     webhookHosts: settings.SLUICE_WEBHOOK_HOSTS ?? [],
+    encryptionKeys: settings.SLUICE_ENCRYPTION_KEYS ?? [],
     isProduction: settings.NODE_ENV === 'production',
     environment,
   })

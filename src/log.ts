@@ -11,11 +11,16 @@ function describeError(error: unknown): object {
     type: error.name,
     code,
     ...(isFromDatabase ? { schema, table, constraint } : {}),
-    // A SQLSTATE of class 22 or 23 carries the offending value in its message.
-    message: isFromDatabase && /^2[23]/.test(String(code)) ? 'the database refused a value' : error.message,
+    message: describeMessage(error, isFromDatabase, code),
     stack: error.stack?.split('\n').slice(1, 6).join('\n'),
     cause: error.cause === undefined ? undefined : describeError(error.cause),
   }
+}
+
+/** Some messages carry the offending text: those of a SQLSTATE of class 22 or 23, and of a parser. */
+function describeMessage(error: Error, isFromDatabase: boolean, code: unknown): string {
+  if (isFromDatabase && /^2[23]/.test(String(code))) return 'the database refused a value'
+  return error instanceof SyntaxError ? 'a text could not be parsed' : error.message
 }
 
 /**

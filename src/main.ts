@@ -1,14 +1,17 @@
+import { runEncryptionKey } from './commands/encryption-key.ts'
 import { EXIT_CONFIG, EXIT_FAILURE, EXIT_USAGE, UsageError } from './commands/exit.ts'
 import { KEY_USAGE, runKey } from './commands/key.ts'
 import { runMigrate } from './commands/migrate.ts'
 import { ConfigError, describeSettings, readConfig } from './config.ts'
 import { SchemaError } from './db/migrate.ts'
+import { DatabaseTlsError } from './db/verified-tls.ts'
 
 const USAGE = `Sluice: an email queue backend that needs nothing but Postgres
 
   npm start                        migrate, then run the roles of SLUICE_ROLES
   npm start -- migrate             bring the database to this version and exit
-${KEY_USAGE}
+${KEY_USAGE}  npm start -- encryption-key      print a new key for SLUICE_ENCRYPTION_KEYS
+
 Settings, from the environment:
 ${describeSettings()}
 `
@@ -29,6 +32,7 @@ async function main([command = 'start', ...args]: readonly string[]): Promise<nu
     const { runService } = await import('./commands/start.ts')
     return runService(readConfig(process.env))
   }
+  if (command === 'encryption-key') return runEncryptionKey()
   if (command === 'migrate') return runMigrate(readConfig(process.env))
   throw new UsageError(`Sluice has no command "${command}"`, USAGE)
 }
@@ -37,7 +41,10 @@ try {
   process.exitCode = await main(process.argv.slice(2))
 } catch (error) {
   const isUnderstood =
-    error instanceof ConfigError || error instanceof SchemaError || error instanceof UsageError
+    error instanceof ConfigError ||
+    error instanceof SchemaError ||
+    error instanceof DatabaseTlsError ||
+    error instanceof UsageError
   process.stderr.write(`${isUnderstood ? error.message : describe(error)}\n`)
   process.exitCode = error instanceof UsageError ? EXIT_USAGE : isUnderstood ? EXIT_CONFIG : EXIT_FAILURE
 }

@@ -21,10 +21,12 @@ import type { Log } from './log.ts'
 import type { Loop } from './loop.ts'
 import { DEFAULT_MESSAGE_LIMITS, type MessageLimits } from './message/message-schema.ts'
 import { Meter } from './meter.ts'
+import { warnOfMissingKeys } from './missing-keys.ts'
 import { createRenderPool, type RenderPool } from './processing/render/render-pool.ts'
 import { seedDefaultProvider } from './providers.ts'
 import { Bells } from './queue/bells.ts'
 import { type Boss, ensureQueues, startBoss } from './queue/boss.ts'
+import { Sealer } from './sealer.ts'
 import { readSecret } from './secret.ts'
 import { createUnsubscribeLinks, type UnsubscribeLinks } from './unsubscribe-links.ts'
 import { createDuties } from './upkeep/duties.ts'
@@ -75,6 +77,7 @@ export type Core = {
   readonly renderer: RenderPool
   readonly unsubscribeLinks: UnsubscribeLinks
   readonly bounceAddresses: BounceAddresses
+  readonly sealer: Sealer
   /** Tells this process's rows from those of others: rates, and rows on their way through the intake. */
   readonly process: string
 }
@@ -109,6 +112,8 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
     const unsubscribeLinks = createUnsubscribeLinks(await readSecret(db, 'unsubscribe'), config.publicUrl)
     const bounceAddresses = createBounceAddresses(await readSecret(db, 'bounce'))
     const catalog = await LiveCatalog.open(db, () => ensureQueues(db))
+    const sealer = new Sealer(config.encryptionKeys)
+    await warnOfMissingKeys(db, sealer, log)
     const boss = await startBoss(pool)
     const bells = new Bells(pool, log)
     const renderer = createRenderPool()
@@ -132,6 +137,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
       renderer,
       unsubscribeLinks,
       bounceAddresses,
+      sealer,
       process: randomUUID(),
     }
     return { core, close }
@@ -243,6 +249,7 @@ function createIntake(core: Core): { acceptor: Acceptor; mover: Loop } {
     isAwaited: (id) => acceptor.isAwaited(id),
     parsedOf: (id) => acceptor.parsedOf(id),
     limits: limitsOf(core.config),
+    sealer: core.sealer,
     process: core.process,
     onMoved: (outcomes) => acceptor.settle(outcomes),
   })
@@ -314,6 +321,7 @@ async function openApi(
     maxBodyBytes: config.maxBodyBytes,
     acceptTimeoutMs: config.acceptTimeoutMs,
     messageLimits: limitsOf(config),
+    sealer: core.sealer,
     accept: (row, options) => acceptor.accept(row, options),
     acceptMany: (many) => acceptMany({ db, wakeMover: () => mover.bell.ring() }, many),
     bulk: { maxBytes: config.maxBulkBytes, ...BULK },

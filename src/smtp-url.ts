@@ -1,3 +1,5 @@
+import { isLoopback } from './network/loopback.ts'
+
 /**
  * Upper limits. Once it has its turn, a send ends within `connectMs + 2 * greetingMs + 2 * socketMs`, and within another
  * `2 * socketMs` when it first tried a connection that turned out to be lost; a large one has its time to upload besides.
@@ -31,8 +33,9 @@ export type SmtpTarget = {
  * Reads `smtp(s)://user:pass@host:port?tls=...&tls_verify=...`. User and password are percent-encoded.
  *
  * - `smtps://` speaks TLS from the first byte (port 465); `smtp://` starts in the clear (port 587).
- * - `tls=opportunistic` (the default) uses STARTTLS where it is offered, and never sends a password without it;
- *   `tls=required` sends nothing without it; `tls=none` never uses it, and sends even the password in the clear.
+ * - `tls=required` (the default) sends nothing without STARTTLS. `tls=opportunistic` (the default for a relay on this
+ *   machine) uses it where it is offered, which whoever sits in between can prevent, and never sends a password without
+ *   it. `tls=none` never uses it, and sends even the password in the clear.
  * - `tls_verify=false` accepts any certificate.
  * - `connect_timeout_s` (10), `greeting_timeout_s` (10) and `socket_timeout_s` (60) are seconds above 0, up to 600. With
  *   shorter ones a relay that hangs gives its slots back sooner; but when the answer to the whole message comes later
@@ -48,7 +51,8 @@ export function parseSmtpUrl(text: string): SmtpTarget {
     )
   }
   const secure = url.protocol === 'smtps:'
-  const tls = url.searchParams.get('tls') ?? (secure ? 'required' : 'opportunistic')
+  const host = decoded(url.hostname).replace(/^\[(.*)\]$/, '$1')
+  const tls = url.searchParams.get('tls') ?? (secure || !isLoopback(host) ? 'required' : 'opportunistic')
   if (tls !== 'opportunistic' && tls !== 'required' && tls !== 'none') {
     throw new Error('The SMTP URL parameter `tls` must be opportunistic, required or none')
   }
@@ -63,7 +67,6 @@ export function parseSmtpUrl(text: string): SmtpTarget {
   }
   const auth =
     url.username === '' ? {} : { auth: { user: decoded(url.username), pass: decoded(url.password) } }
-  const host = decoded(url.hostname).replace(/^\[(.*)\]$/, '$1')
   return {
     host,
     port: Number(url.port) || (secure ? 465 : 587),

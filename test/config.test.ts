@@ -34,6 +34,7 @@ test('an empty environment is a working configuration', () => {
     inboxKeep: 1_000,
     publicUrl: undefined,
     webhookHosts: [],
+    encryptionKeys: [],
     isProduction: false,
   })
 })
@@ -52,6 +53,8 @@ test('every problem is reported at once, each under its name', () => {
     SLUICE_DATABASE_CONNECTIONS: 'many',
     SLUICE_MAX_BODY_BYTES: '-1',
     SLUICE_ACCEPT_TIMEOUT_MS: '1.5',
+    SLUICE_ENCRYPTION_KEYS: 'k1:short',
+    NODE_TLS_REJECT_UNAUTHORIZED: '0',
     SLUICE_DATABSE_CONNECTIONS: '4',
   })
   assert.deepEqual(
@@ -66,7 +69,9 @@ test('every problem is reported at once, each under its name', () => {
       'SLUICE_DATABASE_CONNECTIONS',
       'SLUICE_MAX_BODY_BYTES',
       'SLUICE_ACCEPT_TIMEOUT_MS',
+      'SLUICE_ENCRYPTION_KEYS',
       'SLUICE_DATABSE_CONNECTIONS',
+      'NODE_TLS_REJECT_UNAUTHORIZED',
     ],
   )
 })

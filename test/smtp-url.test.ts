@@ -7,7 +7,7 @@ test('an SMTP URL is read, with defaults for what it leaves out', () => {
     host: 'relay.test',
     port: 587,
     secure: false,
-    tls: 'opportunistic',
+    tls: 'required',
     verify: true,
     timeouts: { connectMs: 10_000, greetingMs: 10_000, socketMs: 60_000 },
   })
@@ -43,5 +43,24 @@ test('an SMTP URL that cannot be meant is refused, and the password is not repea
       (error) => error instanceof Error && !error.message.includes('secret'),
       url,
     )
+  }
+})
+
+test('mail leaves this machine over TLS, unless the URL says otherwise; on it TLS is used where it is offered', () => {
+  const tlsOf = (url: string) => parseSmtpUrl(url).tls
+  for (const host of [
+    'relay.test',
+    '10.0.0.1',
+    '[2001:db8::1]',
+    '127.0.0.1.relay.test',
+    'localhost.relay.test',
+    '0.0.0.0',
+  ]) {
+    assert.equal(tlsOf(`smtp://${host}:25`), 'required', host)
+    assert.equal(parseSmtpUrl(`smtp://${host}:25`).verify, true)
+    for (const tls of ['none', 'opportunistic']) assert.equal(tlsOf(`smtp://${host}:25?tls=${tls}`), tls)
+  }
+  for (const host of ['localhost', 'LOCALHOST', 'relay.localhost', '127.0.0.1', '127.1.2.3', '[::1]']) {
+    assert.equal(tlsOf(`smtp://${host}:25`), 'opportunistic', host)
   }
 })

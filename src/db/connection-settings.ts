@@ -1,4 +1,5 @@
 import type { ClientConfig } from 'pg'
+import { verifiedTls } from './verified-tls.ts'
 
 /** A quiet connection is asked for a sign of life after so long, then each second; the third silence ends it. */
 const KEEPALIVE_IDLE_S = 3
@@ -22,6 +23,7 @@ export function connectionSettings(url: string, role: string | undefined): Clien
   }
   return {
     connectionString,
+    ...verifiedTls(url),
     options: [...options, ...Object.entries(ours).map(([name, value]) => `-c ${name}=${value}`)].join(' '),
     keepAlive: true,
     keepAliveInitialDelayMillis: KEEPALIVE_IDLE_S * 1_000,

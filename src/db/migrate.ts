@@ -3,6 +3,7 @@ import { Client } from 'pg'
 import { installBoss } from '../queue/boss.ts'
 import { queuesFor } from '../queue/queues.ts'
 import { actAsOwner, missingRolesAdvice } from './roles.ts'
+import { explainTls, verifiedTls } from './verified-tls.ts'
 
 /**
  * Brings a database to this version: the roles, pg-boss's schema, our migrations in order, the queues,
@@ -37,8 +38,15 @@ export class SchemaError extends Error {
 }
 
 export async function migrate(options: MigrateOptions): Promise<Migrated> {
-  const client = new Client({ connectionString: options.url, application_name: 'sluice migrate' })
-  await client.connect()
+  const { url } = options
+  const client = new Client({
+    connectionString: url,
+    ...verifiedTls(url),
+    application_name: 'sluice migrate',
+  })
+  await client.connect().catch((error: unknown) => {
+    throw explainTls(url, error)
+  })
   try {
     await refuseOldPostgres(client)
     await client.query('select pg_advisory_lock(hashtextextended($1, 0))', [MIGRATE_LOCK])

@@ -245,6 +245,12 @@ export interface MailDomainPace {
   spent_until: Generated<Timestamp>
 }
 
+export interface MailEncryptionKeyUse {
+  key_id: string | null
+  messages: Int8 | null
+  oldest_accepted_at: Timestamp | null
+}
+
 export interface MailEvent {
   /**
    * When it happened; of what a provider tells, when the provider says it did.
@@ -270,7 +276,7 @@ export interface MailEvent {
 export interface MailFeedback {
   applied_at: Timestamp | null
   /**
-   * The raw bytes that were verified; of a mail (dsn) its first 256 KiB.
+   * The raw bytes that were verified; of a mail (dsn) its first 256 KiB. Emptied when it was applied and is about sensitive mail.
    */
   body: Buffer
   endpoint: string
@@ -520,6 +526,10 @@ export interface MailMessage {
    */
   is_partly_settled: Generated<boolean>
   /**
+   * Its content is encrypted, removed once it is sent or given up, and never shown (see mail.forget_sensitive).
+   */
+  is_sensitive: Generated<boolean>
+  /**
    * Code of the latest failure; the reply itself is in mail.event.
    */
   last_error: string | null
@@ -553,7 +563,15 @@ export interface MailMessage {
 
 export interface MailMessageContent {
   id: string
+  /**
+   * The key of SLUICE_ENCRYPTION_KEYS that opens it.
+   */
+  key_id: string | null
   message: unknown
+  /**
+   * Of sensitive mail: subject, bodies, headers, template data and attachments, encrypted (s1.<part>.<key id>.<bytes>); the message has the rest. Null once it is removed.
+   */
+  sealed: string | null
 }
 
 export interface MailMessagePrepared {
@@ -563,6 +581,7 @@ export interface MailMessagePrepared {
   attachments: unknown | null
   html: string | null
   id: string
+  key_id: string | null
   /**
    * Suppressed addresses that were taken off the envelope.
    */
@@ -575,6 +594,10 @@ export interface MailMessagePrepared {
    * The template's, when the message names none: a list of {address, name}.
    */
   reply_to: unknown | null
+  /**
+   * Of sensitive mail: subject, html and text, encrypted; those columns are null.
+   */
+  sealed: string | null
   /**
    * The template's, when the message names none: {address, name}.
    */
@@ -892,6 +915,10 @@ export interface MailStream {
    */
   bounce_domain: string | null
   created_at: Generated<Timestamp>
+  /**
+   * The content of its mail is encrypted wherever it is stored, removed on sending, and never shown. A message may say so of itself: "sensitive": true.
+   */
+  is_sensitive: Generated<boolean>
   /**
    * A message that is still deferred at this age becomes a dead letter, whatever its attempts.
    */
@@ -1230,6 +1257,7 @@ export interface DB {
   'mail.dlq_summary': MailDlqSummary
   'mail.domain_limit': MailDomainLimit
   'mail.domain_pace': MailDomainPace
+  'mail.encryption_key_use': MailEncryptionKeyUse
   'mail.event': MailEvent
   'mail.feedback': MailFeedback
   'mail.feedback_parked': MailFeedbackParked

@@ -7,13 +7,15 @@ import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import type { Boss } from '../queue/boss.ts'
 import { dispatchQueue } from '../queue/queues.ts'
+import { NO_KEYS, type Sealer } from '../sealer.ts'
 import { type AttachmentStore, NOTHING_HELD } from './attachment-store.ts'
 import { type Claim, type Claimed, type ClaimPlace, claimMail, findOurs, waitsSince } from './claims.ts'
 import { type Health, isProviderFault } from './health.ts'
-import { bytesToLoad, contentsOf, envelopeOf, missingAttachment, outgoingMail } from './outgoing.ts'
+import { bytesToLoad, contentsOf, envelopeOf, outgoingOf } from './outgoing.ts'
 import * as pacing from './pacing.ts'
 import type * as queries from './queries.ts'
 import { leftUnsent, requestsOf } from './requests.ts'
+import { openClaimed, quiet, withoutWords } from './sensitive.ts'
 import { servedQueues } from './serving.ts'
 import { type Attempt, settle, settleFault } from './settlement.ts'
 import type { Settler } from './settler.ts'
@@ -56,6 +58,7 @@ const WARY_MS = 2_000
 const TURNS_LOOK_MS = 200
 /** However many a batch may hold: what is claimed at once is settled at once. */
 const MAX_CLAIM = 512
+const UNFORESEEN = 'Sending failed in an unforeseen way; the log has the details.'
 
 export type DispatchDeps = {
   readonly db: Database
@@ -69,6 +72,8 @@ export type DispatchDeps = {
   /** Shared by every dispatcher of the process. */
   readonly attachments: AttachmentStore
   readonly bounceAddresses: BounceAddresses
+  /** Absent: no keys, so sensitive mail cannot be read. */
+  readonly sealer?: Sealer
   readonly worker: () => number
   readonly random: () => number
 }
@@ -252,10 +257,19 @@ export class Dispatcher {
   /** Almost always one request; mail with attachments may need several, and then each goes when the one before is through. */
   async #send(stream: Stream, transport: Transport, claims: readonly Claim[]): Promise<void> {
     let fault: SendOutcome | undefined
-    for (const request of requestsOf(transport.batch, claims, ({ message }) => bytesToLoad(message))) {
+    const opened = claims.flatMap((claim) => this.#open(stream, claim) ?? [])
+    for (const request of requestsOf(transport.batch, opened, ({ message }) => bytesToLoad(message))) {
       if (fault === undefined) fault = await this.#sendRequest(stream, transport, request)
       else for (const claim of request) this.#settle(stream, claim, leftUnsent(fault))
     }
+  }
+
+  /** With the secrets of a sensitive message; undefined, and settled, when they cannot be read here. */
+  #open(stream: Stream, claim: Claim): Claim | undefined {
+    const opened = openClaimed(this.#deps.sealer ?? NO_KEYS, claim.message)
+    if (opened.ok) return { ...claim, message: opened.message }
+    this.#settle(stream, claim, opened.outcome)
+    return undefined
   }
 
   /** The provider's own fault, if that is how it ended: what waits behind it is better left. */
@@ -287,26 +301,29 @@ export class Dispatcher {
     claims: readonly Claim[],
     contents: ReadonlyMap<string, Buffer>,
   ): Promise<SendOutcome | undefined> {
-    const whole = claims.filter((claim) => {
-      const missing = missingAttachment(claim.message, contents)
-      if (missing !== undefined) this.#settle(stream, claim, missing)
-      return missing === undefined
-    })
-    const outgoing = whole.map(({ message }) => ({
-      mail: outgoingMail(message, contents),
-      envelope: envelopeOf(message, this.#returnPathOf(stream, message)),
-    }))
+    // The answer to a request may quote any mail in it.
+    const isSecret = claims.some(({ message }) => message.message.sensitive === true)
+    const whole: Claim[] = []
+    const outgoing: Outgoing[] = []
+    for (const claim of claims) {
+      const mail = outgoingOf(claim.message, contents, this.#returnPathOf(stream, claim.message))
+      if ('kind' in mail) this.#settle(stream, claim, mail, isSecret)
+      else {
+        whole.push(claim)
+        outgoing.push(mail)
+      }
+    }
     const startedAt = performance.now()
     const outcomes = await this.#outcomesOf(transport, outgoing)
     const seconds = (performance.now() - startedAt) / 1_000
-    for (const [index, claim] of whole.entries()) this.#settle(stream, claim, outcomes[index])
+    for (const [index, claim] of whole.entries()) this.#settle(stream, claim, outcomes[index], isSecret)
     // One request, one result: what a batch says of its provider it says once.
     const fault = outcomes.find((outcome) => outcome !== undefined && isProviderFault(outcome))
     const telling = fault ?? outcomes[0]
     if (telling === undefined) return undefined
     this.#measureRequest(seconds, fault !== undefined)
     if (fault !== undefined) this.#waryUntil = Date.now() + WARY_MS
-    await this.#deps.health.note(this.#provider, telling, this.#isSuspect())
+    await this.#deps.health.note(this.#provider, isSecret ? quiet(telling) : telling, this.#isSuspect())
     return fault
   }
 
@@ -339,7 +356,8 @@ export class Dispatcher {
     }
   }
 
-  #settle(stream: Stream, claim: Claim, outcome: SendOutcome | undefined): void {
+  /** `isSecret`: the outcome may quote mail that is sensitive. */
+  #settle(stream: Stream, claim: Claim, outcome: SendOutcome | undefined, isSecret = false): void {
     const { job, message, worker, queue, closedMs } = claim
     const attempt: Attempt = {
       id: message.id,
@@ -349,18 +367,16 @@ export class Dispatcher {
       recipients: envelopeOf(message).to,
       ageMs: Date.now() - waitsSince(message).getTime() - closedMs,
     }
-    const settlement =
+    const settled =
       outcome === undefined
-        ? settleFault(
-            attempt,
-            'internal_error',
-            'Sending failed in an unforeseen way; the log has the details.',
-          )
+        ? settleFault(attempt, 'internal_error', UNFORESEEN)
         : settle(attempt, outcome, {
             stream,
             unreachableDelayMs: this.#delayAfter(outcome),
             random: this.#deps.random,
           })
+    const { transport } = this.#deps.catalog.current.providers.get(this.#provider) ?? {}
+    const settlement = isSecret && outcome !== undefined ? withoutWords(settled, transport) : settled
     this.#deps.settler.add({
       queue,
       job,

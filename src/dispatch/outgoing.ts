@@ -3,7 +3,8 @@ import type { StoredContent } from './attachment-store.ts'
 import type { OutgoingMail } from './compose.ts'
 import type { OutgoingAttachment } from './mime/attachment-part.ts'
 import type { ClaimedMessage } from './queries.ts'
-import type { Envelope, SendOutcome } from './transport.ts'
+import { openAttachment, unreadable } from './sensitive.ts'
+import type { Envelope, Outgoing, SendOutcome } from './transport.ts'
 
 /** Processing queues nothing without a sender; composing refuses this one all the same. */
 const NOBODY: Address = { address: '' }
@@ -76,8 +77,23 @@ export function bytesToLoad(claimed: ClaimedMessage): number | undefined {
   return contentsOf(claimed).reduce((sum, { size }) => sum + size, 0)
 }
 
+/** One attempt as it goes out, or the outcome of a message that cannot be put together. */
+export function outgoingOf(
+  claimed: ClaimedMessage,
+  contents: ReadonlyMap<string, Buffer>,
+  returnPath: string | undefined,
+): Outgoing | SendOutcome {
+  const missing = missingAttachment(claimed, contents)
+  if (missing !== undefined) return missing
+  try {
+    return { mail: outgoingMail(claimed, contents), envelope: envelopeOf(claimed, returnPath) }
+  } catch (error) {
+    return unreadable(error)
+  }
+}
+
 /** The outcome of a message that cannot be sent whole: no attempt would find what is gone. */
-export function missingAttachment(
+function missingAttachment(
   claimed: ClaimedMessage,
   contents: ReadonlyMap<string, Buffer>,
 ): SendOutcome | undefined {
@@ -92,7 +108,8 @@ function withContent(attachment: Attachment, contents: ReadonlyMap<string, Buffe
   const content = 'sha256' in attachment ? contents.get(attachment.sha256) : undefined
   if (content === undefined) return []
   const { filename, content_type: contentType, content_id: contentId } = attachment
-  return [{ filename, contentType, content, ...(contentId === undefined ? {} : { contentId }) }]
+  const plain = openAttachment(content, 'key' in attachment ? attachment.key : undefined)
+  return [{ filename, contentType, content: plain, ...(contentId === undefined ? {} : { contentId }) }]
 }
 
 /** With one link in List-Unsubscribe, a POST to it is enough (RFC 8058 section 3.1). */

@@ -20,7 +20,10 @@ export type ClaimedMessage = {
   /** Since when it waits to be sent: acceptance, or the latest retry of a dead letter. */
   readonly queued_at: Date | null
   readonly priority: number
+  /** Of a sensitive one as it is stored, until it is opened (see sensitive.ts). */
   readonly message: Message
+  readonly sealed: string | null
+  readonly sealed_parts: string | null
   readonly subject: string | null
   readonly html: string | null
   readonly text: string | null
@@ -59,7 +62,8 @@ export async function claimMessages(
     select
       m.id, m.attempts as attempt, m.queued_at, m.accepted_at, greatest(m.accepted_at, m.scheduled_at) as due_at,
       m.claimed_at::text as claimed_at,
-      m.priority, c.message, p.subject, p.html, p.text, p.left_out, p.sender, p.reply_to,
+      m.priority, c.message, c.sealed, p.sealed as sealed_parts,
+      p.subject, p.html, p.text, p.left_out, p.sender, p.reply_to,
       p.list_unsubscribe, p.attachments,
       case when m.is_partly_settled then (
         select array_agg(e.recipient)

@@ -49,7 +49,9 @@ export class SmtpSession {
       signal,
       (done) => connection.connect((error) => done(error, undefined)),
     )
-    if (!connected.ok) return this.#abandon(openingPhase(connection, connected.error), connected.error)
+    if (!connected.ok) {
+      return explainTls(this.#abandon(openingPhase(connection, connected.error), connected.error))
+    }
     if (target.auth === undefined) return undefined
     if (!connection.secure && target.tls !== 'none') {
       connection.close()
@@ -230,6 +232,13 @@ function isOverSizeLimit({ code, command, response }: NodemailerError): boolean 
 function overSizeLimit(bytes: number, { message }: NodemailerError): SendOutcome {
   const reply = `The mail has ${bytes} bytes, more than the relay takes: ${message}.`
   return { kind: 'refused', code: 'message_too_large', reply }
+}
+
+function explainTls(outcome: SendOutcome): SendOutcome {
+  if (outcome.kind !== 'unreachable' || outcome.code !== 'tls_failed') return outcome
+  const remedy =
+    'mail leaves this machine over verified TLS only, unless ?tls=none in the SMTP URL says otherwise'
+  return { ...outcome, reason: `${outcome.reason} (${remedy})` }
 }
 
 export function unreachable(code: UnreachableCode, reason: string): SendOutcome {

@@ -17,7 +17,9 @@ export type Outgoing = { readonly mail: OutgoingMail; readonly envelope: Envelop
 export const REFUSED_CODES = [
   'attachment_missing',
   'bad_recipient',
+  'content_damaged',
   'content_refused',
+  'encryption_key_missing',
   'invalid_envelope',
   'malformed_message',
   'message_too_large',

@@ -1,6 +1,6 @@
 import type { Transaction } from '../db/transaction.ts'
 import type { FeedbackEvent } from './event.ts'
-import { matchEvents, type Unmatched } from './matching.ts'
+import { type MatchedEvents, matchEvents, type Unmatched } from './matching.ts'
 import * as queries from './queries.ts'
 import { storable } from './storable.ts'
 
@@ -17,25 +17,38 @@ const SWAYING: readonly FeedbackEvent['type'][] = ['delivered', 'bounced', 'comp
  * suppresses nobody: whoever holds an account with a provider could name any address.
  *
  * Once a transaction, with all its events: the locks of a second call could cross those of another worker.
+ *
+ * Returns the events that are about sensitive mail.
  */
-export async function applyFeedback(trx: Transaction, events: readonly FeedbackEvent[]): Promise<void> {
-  const unmatched = await applyMatched(trx, events)
-  await queries.keepUnmatched(trx, unmatched)
+export async function applyFeedback(
+  trx: Transaction,
+  events: readonly FeedbackEvent[],
+): Promise<ReadonlySet<FeedbackEvent>> {
+  const { unmatched, sensitive } = await applyMatched(trx, events)
+  const kept = unmatched.map((each) => (sensitive.has(each.event) ? withoutWords(each) : each))
+  await queries.keepUnmatched(trx, kept)
+  return sensitive
+}
+
+function withoutWords({ event, messageId }: Unmatched): Unmatched {
+  const { detail: _, bounce, ...rest } = event
+  if (bounce === undefined) return { event: rest, messageId }
+  const { reason: __, ...codes } = bounce
+  return { event: { ...rest, bounce: codes }, messageId }
 }
 
 /** As `applyFeedback`, but returns what could not be applied. */
 export async function applyMatched(
   trx: Transaction,
   events: readonly FeedbackEvent[],
-): Promise<readonly Unmatched[]> {
-  if (events.length === 0) return []
-  const { matched, unmatched } = await matchEvents(trx, events)
-  if (matched.length === 0) return unmatched
+): Promise<Omit<MatchedEvents, 'matched'>> {
+  const { matched, ...rest } = await matchEvents(trx, events)
+  if (matched.length === 0) return rest
   const now = Date.now()
   const told = matched.map(({ event, messageId }) => ({ message_id: messageId, ...storable(event, now) }))
   const fresh = await queries.applyEvents(trx, told)
   // The recipient of a report is only believed when we sent to it: a forged one must not silence a stranger.
   const facts = fresh.filter(({ type, is_recipient: isRecipient }) => isRecipient && SWAYING.includes(type))
   if (facts.length > 0) await queries.suppressAfter(trx, facts)
-  return unmatched
+  return rest
 }

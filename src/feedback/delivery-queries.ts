@@ -98,13 +98,16 @@ export type SettledFeedback = {
   readonly id: string
   readonly state: 'applied' | 'parked'
   readonly reason: string | null
+  /** It speaks of sensitive mail, and may quote it: of what was applied the body is not kept. */
+  readonly isQuoting: boolean
 }
 
 export async function settleFeedback(trx: Transaction, settled: readonly SettledFeedback[]): Promise<void> {
   await sql`/* feedback.settle */
     update mail.feedback f
-    set state = s.state, reason = s.reason, applied_at = case s.state when 'applied' then clock_timestamp() end
-    from json_to_recordset(${JSON.stringify(settled)}::json) as s (id bigint, state text, reason text)
+    set state = s.state, reason = s.reason, applied_at = case s.state when 'applied' then clock_timestamp() end,
+      body = case when s.state = 'applied' and s."isQuoting" then '' else f.body end
+    from json_to_recordset(${JSON.stringify(settled)}::json) as s (id bigint, state text, reason text, "isQuoting" boolean)
     where f.id = s.id
   `.execute(trx)
 }

@@ -16,6 +16,13 @@ export type Unmatched = {
   readonly messageId: string | null
 }
 
+export type MatchedEvents = {
+  readonly matched: Matched[]
+  readonly unmatched: Unmatched[]
+  /** Those about sensitive mail, matched or not: what was said with them may quote it. */
+  readonly sensitive: ReadonlySet<FeedbackEvent>
+}
+
 /**
  * Finds the message of each event and locks it until the transaction ends. Messages that feedback alone changes are
  * waited for, in one order everywhere, so that two batches cannot wait for each other; all others that somebody
@@ -24,27 +31,34 @@ export type Unmatched = {
 export async function matchEvents(
   trx: Transaction,
   events: readonly FeedbackEvent[],
-): Promise<{ matched: Matched[]; unmatched: Unmatched[] }> {
+): Promise<MatchedEvents> {
   const refs = await queries.findReferences(trx, events.flatMap(wantedRefs))
   const candidates = events.map((event) => [...ownIds(event), ...referredIds(event, refs)])
   const ids = [...new Set(candidates.flat())]
-  const ready = new Set(await queries.lockSettled(trx, ids))
-  const others = ids.filter((id) => !ready.has(id))
+  const settled = await queries.lockSettled(trx, ids)
+  const ready = new Set(settled.map(({ id }) => id))
+  const unsettled = await queries.lockOthers(
+    trx,
+    ids.filter((id) => !ready.has(id)),
+  )
   const waiting = new Set<string>()
-  for (const { id, is_ready: isReady } of await queries.lockOthers(trx, others)) {
+  for (const { id, is_ready: isReady } of unsettled) {
     if (isReady) ready.add(id)
     else waiting.add(id)
   }
+  const secret = new Set([...settled, ...unsettled].filter((row) => row.is_sensitive).map(({ id }) => id))
 
   const matched: Matched[] = []
   const unmatched: Unmatched[] = []
+  const sensitive = new Set<FeedbackEvent>()
   for (const [index, event] of events.entries()) {
     const own = candidates[index] ?? []
     const messageId = own.find((id) => ready.has(id) || waiting.has(id))
     if (messageId !== undefined && ready.has(messageId)) matched.push({ event, messageId })
     else unmatched.push({ event, messageId: messageId ?? null })
+    if (messageId !== undefined && secret.has(messageId)) sensitive.add(event)
   }
-  return { matched, unmatched }
+  return { matched, unmatched, sensitive }
 }
 
 /** The ids of ours that an event carries, the surest first. */

@@ -27,16 +27,19 @@ export async function findReferences(
 }
 
 /** Locks those of the messages that a provider has, waiting for each in the order of ids. */
-export async function lockSettled(trx: Transaction, ids: readonly string[]): Promise<string[]> {
+export async function lockSettled(
+  trx: Transaction,
+  ids: readonly string[],
+): Promise<{ id: string; is_sensitive: boolean }[]> {
   if (ids.length === 0) return []
-  const { rows } = await sql<{ id: string }>`/* feedback.lock_settled */
-    select id
+  const { rows } = await sql<{ id: string; is_sensitive: boolean }>`/* feedback.lock_settled */
+    select id, is_sensitive
     from mail.message
     where id = any (${ids}::uuid[]) and status in ('sent', 'delivered', 'bounced', 'complained', 'unknown')
     order by id
     for no key update
   `.execute(trx)
-  return rows.map(({ id }) => id)
+  return rows
 }
 
 /**
@@ -47,9 +50,13 @@ export async function lockSettled(trx: Transaction, ids: readonly string[]): Pro
 export async function lockOthers(
   trx: Transaction,
   ids: readonly string[],
-): Promise<{ id: string; is_ready: boolean }[]> {
+): Promise<{ id: string; is_sensitive: boolean; is_ready: boolean }[]> {
   if (ids.length === 0) return []
-  const { rows } = await sql<{ id: string; is_ready: boolean }>`/* feedback.lock_others */
+  const { rows } = await sql<{
+    id: string
+    is_sensitive: boolean
+    is_ready: boolean
+  }>`/* feedback.lock_others */
     with free as materialized (
       select
         id,
@@ -67,7 +74,7 @@ export async function lockOthers(
       order by id
       for no key update skip locked
     )
-    select m.id, coalesce(free.is_ready, false) as is_ready
+    select m.id, m.is_sensitive, coalesce(free.is_ready, false) as is_ready
     from mail.message m
     left join free on free.id = m.id
     where m.id = any (${ids}::uuid[])
@@ -115,7 +122,7 @@ export async function applyEvents(trx: Transaction, told: readonly ToldEvent[]):
       returning message_id, key
     ), stood as materialized (
       select
-        m.id, m.status,
+        m.id, m.status, m.is_sensitive,
         m.status = 'unknown'
           or (m.status in ('queued', 'deferred', 'dead') and m.attempts > 0 and not m.is_partly_settled) as is_in_doubt,
         mail.recipients_of(c.message) as everybody
@@ -126,7 +133,9 @@ export async function applyEvents(trx: Transaction, told: readonly ToldEvent[]):
       left join lateral (select c.message from mail.message_content c where c.id = f.message_id limit 1) c on true
     ), news as materialized (
       select distinct on (told.message_id, told.key)
-        told.message_id, told.type, told.at, told.detail,
+        told.message_id, told.type, told.at,
+        -- What others say of sensitive mail may quote it, and a link that was clicked may be its secret.
+        case when stood.is_sensitive then mail.without_words(told.detail) else told.detail end as detail,
         -- Who it was is clear without being said when there is only one.
         coalesce(told.recipient, case cardinality(stood.everybody) when 1 then stood.everybody[1] end) as recipient
       from told

@@ -53,7 +53,7 @@ export async function retryUnmatched({ db }: UnmatchedDeps, limit: number): Prom
     const rows = await queries.takeWaiting(trx, limit)
     if (rows.length === 0) return 0
     const waiting = rows.map((row) => ({ row, event: { ...row.event, at: new Date(row.event.at) } }))
-    const unmatched = await applyMatched(
+    const { unmatched } = await applyMatched(
       trx,
       waiting.map(({ event }) => event),
     )

@@ -15,7 +15,7 @@ export async function unsubscribe(db: Database, unsubscription: Unsubscription, 
   const event = eventOf(unsubscription, at)
   await inTransaction(db, async (trx) => {
     // Before the list: whoever applies feedback locks messages first, then addresses.
-    const unmatched = await applyMatched(trx, [event])
+    const { unmatched } = await applyMatched(trx, [event])
     await queries.keepUnmatched(
       trx,
       unmatched.filter(({ messageId }) => messageId !== null),

@@ -38,7 +38,10 @@ export type FeedbackDeps = {
   readonly log: Log
   readonly bounceAddresses: BounceAddresses
   /** Harmless when it is told an event again, in any order. Told all events of a transaction at once: it locks rows. */
-  readonly applyFeedback: (trx: Transaction, events: readonly FeedbackEvent[]) => Promise<void>
+  readonly applyFeedback: (
+    trx: Transaction,
+    events: readonly FeedbackEvent[],
+  ) => Promise<ReadonlySet<FeedbackEvent>>
 }
 
 export function createFeedbackLoop(deps: FeedbackDeps): Loop {
@@ -102,11 +105,11 @@ async function applyTogether(
   trx: Transaction,
   reads: readonly Read[],
 ): Promise<queries.SettledFeedback[]> {
-  await deps.applyFeedback(
+  const sensitive = await deps.applyFeedback(
     trx,
     reads.flatMap(({ report }) => report.events),
   )
-  return reads.map(settled)
+  return reads.map((read) => settled(read, sensitive))
 }
 
 /**
@@ -122,9 +125,9 @@ async function applySingly(
   for (const read of reads) {
     await sql`/* feedback.mark */ savepoint delivery`.execute(trx)
     try {
-      await deps.applyFeedback(trx, read.report.events)
+      const sensitive = await deps.applyFeedback(trx, read.report.events)
       await sql`/* feedback.keep */ release savepoint delivery`.execute(trx)
-      outcome.push(settled(read))
+      outcome.push(settled(read, sensitive))
     } catch (error) {
       if (!isLastingFault(error)) throw error
       await sql`/* feedback.undo */ rollback to savepoint delivery`.execute(trx)
@@ -133,6 +136,7 @@ async function applySingly(
         id: read.row.id,
         state: 'parked',
         reason: `could not be applied (${fault}); the log has the details`,
+        isQuoting: false,
       })
       deps.log.error({ feedback: read.row.id, error }, 'feedback could not be applied')
     }
@@ -153,7 +157,10 @@ function readRow(row: queries.WaitingFeedback, addresses: BounceAddresses): Prom
 }
 
 /** What could be read of a delivery is applied also when it is parked for the rest. */
-function settled({ row, report: { events, ignored, faults } }: Read): queries.SettledFeedback {
+function settled(
+  { row, report: { events, ignored, faults } }: Read,
+  sensitive: ReadonlySet<FeedbackEvent>,
+): queries.SettledFeedback {
   const reason =
     faults.length > 0
       ? `${faults.length} of ${events.length + ignored.length + faults.length} could not be read: ${[...new Set(faults)].join('; ')}`
@@ -164,5 +171,6 @@ function settled({ row, report: { events, ignored, faults } }: Read): queries.Se
     id: row.id,
     state: faults.length > 0 ? 'parked' : 'applied',
     reason: reason?.slice(0, MAX_REASON_CHARS).toWellFormed() ?? null,
+    isQuoting: events.some((event) => sensitive.has(event)),
   }
 }

@@ -3,9 +3,11 @@ import { keepAttachments } from '../attachment-store.ts'
 import { ApiError } from '../errors.ts'
 import type { Caller } from '../keys/keys.ts'
 import type { AttachmentContent } from '../message/message-attachments.ts'
+import { NO_KEYS } from '../sealer.ts'
 import type { AuthEnv } from './auth.ts'
 import { readJson } from './body.ts'
 import type { AppDeps, Submission } from './deps.ts'
+import { fingerprintsOf } from './sensitive.ts'
 import {
   asApiError,
   Fingerprint,
@@ -32,11 +34,15 @@ export async function sendBatch(deps: AppDeps, c: Context<AuthEnv>): Promise<Res
   const { submissions, contents, errors } = readEntries(deps, entries, c.get('caller'), validation)
   const given = new Fingerprint('batch', validation)
   if (key !== null) given.add(entries)
+  const hasSensitive = submissions.some(({ parsed }) => parsed.sensitive === true)
   await keepAttachments(deps.db, contents)
   const accepted = await deps.acceptMany({
     key,
     chunks: once(submissions),
-    seal: () => ({ fingerprint: given.digest(), answer: validation === 'permissive' ? { errors } : null }),
+    seal: () => ({
+      ...fingerprintsOf(deps.sealer ?? NO_KEYS, given.digest(), hasSensitive),
+      answer: validation === 'permissive' ? { errors } : null,
+    }),
     timeoutMs: deps.acceptTimeoutMs,
   })
   c.header('Sluice-Durability', 'durable')

@@ -3,6 +3,7 @@ import { keepAttachments } from '../attachment-store.ts'
 import { ApiError, type Problem } from '../errors.ts'
 import type { Caller } from '../keys/keys.ts'
 import type { Door } from '../message/message-shape.ts'
+import { NO_KEYS } from '../sealer.ts'
 import { withoutContents } from './attachments.ts'
 import type { AuthEnv } from './auth.ts'
 import { checkJsonHeaders } from './body.ts'
@@ -10,7 +11,8 @@ import { readPieces } from './bulk-body.ts'
 import { BulkReader } from './bulk-reader.ts'
 import { isObject, mergeRecipient } from './bulk-recipient.ts'
 import { BulkSlots } from './bulk-slots.ts'
-import type { AppDeps, BulkLimits, Submission } from './deps.ts'
+import type { AppDeps, BulkLimits, ManySubmissions, Submission } from './deps.ts'
+import { fingerprintsOf, type SealedContents } from './sensitive.ts'
 import {
   asApiError,
   Fingerprint,
@@ -86,6 +88,8 @@ class Bulk {
   readonly #fingerprint: Fingerprint
   readonly #errors: { index: number; message: string }[] = []
   #message: Record<string, unknown> | undefined
+  /** Once the message was read, if it is sensitive. */
+  #sealedContents: SealedContents | undefined
   #recipients = 0
   #rejected = 0
   #chars = 0
@@ -123,10 +127,12 @@ class Bulk {
     if (chunk.length > 0) yield chunk
   }
 
-  seal(): { fingerprint: Buffer; answer: object | null } {
+  seal(): ReturnType<ManySubmissions['seal']> {
     const isStrict = this.#given.validation === 'strict'
     const answer = isStrict ? null : { rejected: this.#rejected, errors: this.#errors }
-    return { fingerprint: this.#fingerprint.digest(), answer }
+    const { sealer = NO_KEYS } = this.#deps
+    const isSensitive = this.#sealedContents !== undefined
+    return { ...fingerprintsOf(sealer, this.#fingerprint.digest(), isSensitive), answer }
   }
 
   async #readMessage(value: unknown): Promise<undefined> {
@@ -144,6 +150,7 @@ class Bulk {
     // Once for all recipients: the message of each names them.
     await keepAttachments(this.#deps.db, read.contents)
     this.#message = withoutContents(value, read.submission.parsed)
+    this.#sealedContents = read.sealedContents
   }
 
   #readRecipient(value: unknown): Submission | undefined {
@@ -164,8 +171,13 @@ class Bulk {
   }
 
   #submissionOf(body: unknown, door: Door) {
-    const context = { caller: this.#given.caller, idempotencyKey: null, defaultStream: BULK_STREAM, door }
-    return readSubmission(this.#deps, body, context)
+    return readSubmission(this.#deps, body, {
+      caller: this.#given.caller,
+      idempotencyKey: null,
+      defaultStream: BULK_STREAM,
+      door,
+      sealedContents: this.#sealedContents,
+    })
   }
 
   #reject(index: number, problem: Problem): undefined {

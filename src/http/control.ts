@@ -47,6 +47,7 @@ export const streamSchema = z.strictObject({
   postal_address: z.string().max(500).nullable().optional(),
   requires_postal_address: z.boolean().optional(),
   windows: z.array(windowSchema).max(50).optional(),
+  is_sensitive: z.boolean().optional(),
   bounce_domain: z
     .string()
     .max(180)

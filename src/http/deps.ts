@@ -5,6 +5,7 @@ import type { Log } from '../log.ts'
 import type { Message } from '../message/message.ts'
 import type { MessageLimits } from '../message/message-schema.ts'
 import type { ListedHost } from '../network/listed-hosts.ts'
+import type { Sealer } from '../sealer.ts'
 import type { DeclaredVariable, TemplatePartial } from '../templates/template-content.ts'
 import type { CheckedSource, PublishDeps } from '../templates/template-publish.ts'
 import type { UnsubscribeLinks, Unsubscription } from '../unsubscribe-links.ts'
@@ -34,7 +35,11 @@ export type ManySubmissions = {
   /** As they come in; an error thrown here undoes all that was stored. */
   readonly chunks: AsyncIterable<readonly Submission[]>
   /** Asked at the end: what was given, and what the answer says beside the ids. */
-  readonly seal: () => { readonly fingerprint: Buffer; readonly answer: object | null }
+  readonly seal: () => {
+    readonly fingerprint: Buffer
+    readonly otherFingerprints?: readonly Buffer[]
+    readonly answer: object | null
+  }
   /** For each statement. */
   readonly timeoutMs?: number
 }
@@ -92,6 +97,8 @@ export type AppDeps = {
   readonly acceptTimeoutMs: number
   /** Absent: the limits every installation has. */
   readonly messageLimits?: MessageLimits
+  /** Absent: no keys, so sensitive mail is refused. */
+  readonly sealer?: Sealer
   /** Throws an ApiError when the message was not accepted. */
   readonly accept: (row: Submission, options: { mayBuffer: boolean; timeoutMs: number }) => Promise<Accepted>
   /** Stores them durably, all or none; throws an ApiError when they were not. */

@@ -12,6 +12,7 @@ export type ListedEmail = {
   readonly id: string
   readonly status: MessageState
   readonly stream: string
+  readonly is_sensitive: boolean
   readonly created_at: string
   readonly scheduled_at: Date | null
   readonly subject: string | null
@@ -62,7 +63,7 @@ export async function findEmails(
       : sql`mail.finder f join mail.message m on m.id = f.message_id and f.term = ${term}`
   const query = sql<ListedEmail>`/* http.list_emails */
     select
-      m.id, m.status, m.stream, ${createdAt} as created_at, m.scheduled_at,
+      m.id, m.status, m.stream, m.is_sensitive, ${createdAt} as created_at, m.scheduled_at,
       coalesce(c.subject #>> '{}', p.subject) as subject,
       coalesce(c."from", p.sender) as "from", c."to", c.cc, c.bcc,
       case when json_array_length(c.reply_to) > 0 then c.reply_to else p.reply_to end as reply_to,
@@ -72,7 +73,7 @@ export async function findEmails(
         else '{}'
       end as events
     from (
-      select m.id, m.status, m.stream, m.accepted_at, m.scheduled_at
+      select m.id, m.status, m.stream, m.is_sensitive, m.accepted_at, m.scheduled_at
       from ${source}
       where ${sql.join(conditionsOf(filter, cursor), sql` and `)}
       order by m.id ${order}

@@ -2,6 +2,7 @@ import { DEFAULT_STREAM } from '../catalog.ts'
 import { formatAddress } from '../message/address.ts'
 import type { Address, Message } from '../message/message.ts'
 import { parseMessage } from '../message/message-schema.ts'
+import { sealedRowOf } from '../message/sensitive-message.ts'
 import type { MessageState } from '../states.ts'
 import { presentAttachments } from './attachments.ts'
 import type { AppDeps } from './deps.ts'
@@ -41,8 +42,9 @@ export function presentWaiting(
   { catalog, messageLimits }: Pick<AppDeps, 'catalog' | 'messageLimits'>,
   { message: given, received_at: receivedAt, ...waiting }: WaitingEmail,
 ): EmailAnswer {
+  const sealed = sealedRowOf(given)?.clear
   const parsed = parseMessage(given, messageLimits, receivedAt.getTime(), 'row')
-  const message: Partial<Message> | undefined = parsed.ok ? parsed.message : undefined
+  const message: Partial<Message> | undefined = sealed ?? (parsed.ok ? parsed.message : undefined)
   const stream = waiting.stream ?? message?.stream ?? DEFAULT_STREAM
   const { scheduled_at: scheduledAt } = message ?? {}
   const email: Email = {
@@ -51,6 +53,7 @@ export function presentWaiting(
     stream,
     priority: waiting.priority ?? message?.priority ?? catalog.current.streams.get(stream)?.priority ?? 5,
     status: 'accepted',
+    is_sensitive: message?.sensitive === true || catalog.current.streams.get(stream)?.isSensitive === true,
     scheduled_at: scheduledAt === undefined ? null : new Date(scheduledAt),
     attempts: 0,
     timeline: [],
@@ -63,7 +66,8 @@ export function presentWaiting(
 
 /** `read` is the message when it could be understood. */
 function present(email: Email, read: Partial<Message> | undefined): EmailAnswer {
-  const message = read ?? {}
+  // What SQL writers hand in is not encrypted until it is moved; it is not shown before either.
+  const message = email.is_sensitive ? withoutSecrets(read ?? {}) : (read ?? {})
   return {
     object: 'email',
     ...presentHead({
@@ -79,6 +83,7 @@ function present(email: Email, read: Partial<Message> | undefined): EmailAnswer 
     metadata: message.metadata ?? {},
     status: email.status,
     stream: email.stream,
+    sensitive: email.is_sensitive,
     priority: email.priority,
     provider: email.provider,
     provider_message_id: email.provider_message_id,
@@ -98,7 +103,12 @@ export function presentListed(email: ListedEmail): ListedEmailAnswer {
     tags: email.tags ?? [],
     status: email.status,
     stream: email.stream,
+    sensitive: email.is_sensitive,
   }
+}
+
+function withoutSecrets({ subject, html, text, headers, attachments, template, ...clear }: Partial<Message>) {
+  return clear as Partial<Message>
 }
 
 type Envelope = Pick<ListedEmail, 'from' | 'to' | 'cc' | 'bcc' | 'reply_to'>

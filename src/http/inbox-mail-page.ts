@@ -1,7 +1,15 @@
 import { html } from 'hono/html'
 import type { InboxMail } from '../inbox/queries.ts'
 import { type DecodedMail, headerValues } from './inbox-mail.ts'
-import { envelopeSender, formatBytes, fullTime, type Html, INBOX_PATH, layout } from './inbox-pages.ts'
+import {
+  envelopeSender,
+  formatBytes,
+  fullTime,
+  type Html,
+  INBOX_PATH,
+  layout,
+  SENSITIVE_MARK,
+} from './inbox-pages.ts'
 
 /** The ways to look at one mail, in the order of the tabs. */
 export const MAIL_VIEWS = ['html', 'text', 'headers', 'raw'] as const
@@ -32,6 +40,7 @@ export function mailPage(
       <article class="card">
         <div class="top">
           <h2 dir="auto">${mail.subject ?? '(no subject)'}</h2>
+          ${mail.is_sensitive ? SENSITIVE_MARK : ''}
           ${facts(mail, decoded)}
         </div>
         <nav aria-label="Parts of the mail">${views.map((each) => tab(mail.id, each, each === view))}</nav>

@@ -90,6 +90,9 @@ function listTools({ total, search, live }: ListView): Html {
     }`
 }
 
+/** The inbox stands for the provider, who gets to see it: outside of development nobody reads it here. */
+export const SENSITIVE_MARK = html`<span class="more" title="Encrypted wherever else it is stored">sensitive</span>`
+
 function listEntry(entry: InboxEntry): Html {
   const others = entry.recipients.length - 1
   return html`
@@ -97,6 +100,7 @@ function listEntry(entry: InboxEntry): Html {
       <span class="subject" dir="auto">${entry.subject ?? '(no subject)'}</span>
       <span class="to" dir="auto">${entry.recipients[0] ?? ''}</span>
       <span class="from" dir="auto">from ${entry.sender ?? envelopeSender(entry)}</span>
+      ${entry.is_sensitive ? SENSITIVE_MARK : ''}
       ${others > 0 ? html`<span class="more">and ${others} more</span>` : ''}
       <time datetime="${entry.received_at.toISOString()}">${SHORT_TIME.format(entry.received_at)}</time>
       <span class="size">${formatBytes(entry.size_bytes)}</span>

@@ -36,6 +36,7 @@ export type Email = {
   /** All attachments, once those given by URL were fetched. */
   readonly fetched: readonly Attachment[] | null
   readonly reason: string | null
+  readonly is_sensitive: boolean
   readonly timeline: readonly EmailEvent[]
 }
 
@@ -46,7 +47,7 @@ export async function findEmail(db: Database, id: string): Promise<Email | undef
   const { rows } = await sql<Email>`/* http.find_email */
     select
       m.id, m.status, m.stream, m.priority, m.provider, m.attempts, m.sent_at, m.scheduled_at,
-      m.next_attempt_at, m.provider_message_id, m.last_error, m.template, m.template_version,
+      m.next_attempt_at, m.is_sensitive, m.provider_message_id, m.last_error, m.template, m.template_version,
       ${createdAt} as created_at, c.message, p.subject, p.html, p.text, p.sender, p.reply_to, p.attachments as fetched, d.reason,
       coalesce((
         select json_agg(json_build_object('at', e.at, 'type', e.type, 'recipient', e.recipient, 'detail', e.detail) order by e.at, e.id)

@@ -8,9 +8,11 @@ import { MAX_MESSAGE_BYTES } from '../message/message.ts'
 import type { AttachmentContent } from '../message/message-attachments.ts'
 import { parseMessage } from '../message/message-schema.ts'
 import type { Door } from '../message/message-shape.ts'
+import { NO_KEYS } from '../sealer.ts'
 import { withoutContents } from './attachments.ts'
 import type { AppDeps, Submission } from './deps.ts'
 import { checkMay } from './permission.ts'
+import { isSensitive, noKeyProblem, type SealedContents, sealSubmission } from './sensitive.ts'
 
 const MAX_KEY_LENGTH = 256
 const MAX_SOURCE_LENGTH = 200
@@ -22,6 +24,8 @@ export type ReadSubmission =
       readonly stream: Stream
       /** The bytes of its attachments, to be kept before the submission is accepted: it only names them. */
       readonly contents: readonly AttachmentContent[]
+      /** Of a sensitive one: what stands for those bytes in others that share them. */
+      readonly sealedContents?: SealedContents
     }
   | { readonly ok: false; readonly problem: Problem }
 
@@ -32,6 +36,8 @@ export type SubmissionContext = {
   readonly defaultStream?: string
   /** `row` for what we put together ourselves, of parts that were read before. Absent: `rest`. */
   readonly door?: Door
+  /** Of a sensitive bulk: its attachments, sealed before. */
+  readonly sealedContents?: SealedContents | undefined
 }
 
 /**
@@ -39,28 +45,42 @@ export type SubmissionContext = {
  * when the caller's key may not send it, however many others it comes with.
  */
 export function readSubmission(
-  deps: Pick<AppDeps, 'catalog' | 'messageLimits'>,
+  deps: Pick<AppDeps, 'catalog' | 'messageLimits' | 'sealer'>,
   body: unknown,
-  { caller, idempotencyKey, defaultStream = DEFAULT_STREAM, door }: SubmissionContext,
+  context: SubmissionContext,
 ): ReadSubmission {
+  const { caller, idempotencyKey, defaultStream = DEFAULT_STREAM, door } = context
+  const { sealer = NO_KEYS } = deps
   const parsed = parseMessage(body, deps.messageLimits, undefined, door)
   if (!parsed.ok) return parsed
   const name = parsed.message.stream ?? defaultStream
   checkMay(caller, parsed.message, name)
   const stream = deps.catalog.current.streams.get(name)
   if (stream === undefined) return { ok: false, problem: noSuchStream(deps, name) }
-  // Put into words again, not passed on: nothing but JSON as we write it.
-  const message = JSON.stringify(withoutContents(body, parsed.message))
+  const id = randomUUIDv7()
+  const isSecret = isSensitive(parsed.message, stream)
+  if (isSecret && !sealer.canSeal) return { ok: false, problem: noKeyProblem(parsed.message, stream) }
+  // What goes on is put into words again, not passed on: nothing but JSON as we write it.
+  const given = withoutContents(body, parsed.message)
+  const { message, ...kept } = isSecret
+    ? sealSubmission(sealer, {
+        id,
+        parsed: parsed.message,
+        contents: parsed.contents,
+        known: context.sealedContents,
+        fingerprint: idempotencyKey === null ? undefined : new Fingerprint('email').add(given).digest(),
+      })
+    : { message: JSON.stringify(given), parsed: parsed.message, contents: parsed.contents }
   // Words can be longer than what was given: 1e20 is written out. Refused by the door, it would fail its neighbours.
   if (Buffer.byteLength(message) > MAX_MESSAGE_BYTES) return { ok: false, problem: TOO_LARGE }
   const priority = parsed.message.priority ?? stream.priority
-  const id = randomUUIDv7()
   const source = sourceOf(caller)
   return {
     ok: true,
     stream,
-    contents: parsed.contents,
-    submission: { id, stream: name, priority, idempotencyKey, source, message, parsed: parsed.message },
+    contents: kept.contents,
+    ...('references' in kept && { sealedContents: kept.references }),
+    submission: { id, stream: name, priority, idempotencyKey, source, message, parsed: kept.parsed },
   }
 }
 
@@ -128,8 +148,9 @@ export class Fingerprint {
     this.#hash.update(`${kind.join(' ')}\n`)
   }
 
-  add(part: unknown): void {
+  add(part: unknown): this {
     this.#hash.update(`${JSON.stringify(part, sortKeys)}\n`)
+    return this
   }
 
   /** Of all so far; may be asked again. */

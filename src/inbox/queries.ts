@@ -21,6 +21,8 @@ export type InboxEntry = {
   readonly subject: string | null
   readonly sender: string | null
   readonly message_id: string | null
+  /** Of a message whose content is stored nowhere else in the clear. */
+  readonly is_sensitive: boolean
 }
 
 export type InboxMail = InboxEntry & { readonly raw: Buffer }
@@ -41,6 +43,10 @@ const ENTRY_COLUMNS = [
   'sender',
   'message_id',
 ] as const
+
+const isSensitive = sql<boolean>`exists (
+  select from mail.message m where m.id = mail.inbox.message_id and m.is_sensitive
+)`.as('is_sensitive')
 
 /**
  * Stores all mails in one statement, in the order given. The bodies travel as one binary parameter that
@@ -101,7 +107,7 @@ export async function listInbox(
   },
 ): Promise<InboxPage> {
   const { search, beforeId, limit } = page
-  let query = db.selectFrom('mail.inbox').select(ENTRY_COLUMNS).orderBy('id', 'desc')
+  let query = db.selectFrom('mail.inbox').select(ENTRY_COLUMNS).select(isSensitive).orderBy('id', 'desc')
   if (beforeId !== undefined) query = query.where('id', '<', beforeId)
   if (search) {
     // strpos, not ilike: % and _ in a search are characters to look for.
@@ -127,6 +133,7 @@ export async function readInboxMail(db: Database, id: string): Promise<InboxMail
   return await db
     .selectFrom('mail.inbox')
     .select([...ENTRY_COLUMNS, 'raw'])
+    .select(isSensitive)
     .where('id', '=', id)
     .executeTakeFirst()
 }

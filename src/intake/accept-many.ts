@@ -38,6 +38,8 @@ export type Many = {
 type Sealed = {
   /** What makes two requests the same under one key. */
   readonly fingerprint: Buffer
+  /** Others that an earlier request may have stored for the same: under another encryption key, or without one. */
+  readonly otherFingerprints?: readonly Buffer[]
   /** What the answer says beside the ids; kept with the key for a repeat. */
   readonly answer: object | null
 }
@@ -121,10 +123,15 @@ async function storeChunks(
 }
 
 /** Last, so that nobody with the same key waits longer than for a commit. Throws KeyIsTaken. */
-async function claim(trx: Transaction, key: string, ids: readonly string[], sealed: Sealed): Promise<void> {
+async function claim(
+  trx: Transaction,
+  key: string,
+  ids: readonly string[],
+  { fingerprint, answer }: Sealed,
+): Promise<void> {
   try {
     if (await queries.lockKey(trx, key)) throw new KeyIsTaken(undefined)
-    if (await queries.claimKey(trx, { key, ids, ...sealed, hoursKept: KEY_HOURS })) return
+    if (await queries.claimKey(trx, { key, ids, fingerprint, answer, hoursKept: KEY_HOURS })) return
     throw new KeyIsTaken(await queries.findKey(trx, key))
   } catch (error) {
     throw sqlState(error) === SQLSTATE.lockNotAvailable ? stillRunning(error) : error
@@ -142,8 +149,14 @@ class KeyIsTaken extends Error {
   }
 }
 
-function answerOf(known: queries.KnownKey | undefined, { fingerprint }: Sealed): ManyAccepted {
-  if (known?.fingerprint.equals(fingerprint) === true) {
+function answerOf(
+  known: queries.KnownKey | undefined,
+  { fingerprint, otherFingerprints = [] }: Sealed,
+): ManyAccepted {
+  if (
+    known !== undefined &&
+    [fingerprint, ...otherFingerprints].some((each) => each.equals(known.fingerprint))
+  ) {
     return { ids: known.message_ids, isReplay: true, answer: known.answer }
   }
   throw new ApiError(

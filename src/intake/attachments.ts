@@ -2,6 +2,7 @@ import { keepAttachments, useAttachments } from '../attachment-store.ts'
 import type { Transaction } from '../db/transaction.ts'
 import { type Attachment, MAX_ATTACHMENTS_BYTES, type Message } from '../message/message.ts'
 import { isStored, TOO_MUCH } from '../message/message-attachments.ts'
+import { SEAL_BYTES } from '../sealer.ts'
 import { type ExaminedRow, INVALID_ATTACHMENT, refuse } from './examine.ts'
 
 /**
@@ -38,7 +39,7 @@ function complete(row: ExaminedRow, message: Message, sizes: ReadonlyMap<string,
     const size = sizes.get(attachment.sha256)
     if (size === undefined) return refuse(row, INVALID_ATTACHMENT, describeMissing(index))
     attachments.push({ ...attachment, size })
-    bytes += size
+    bytes += size - (attachment.key === undefined ? 0 : SEAL_BYTES)
   }
   if (bytes > MAX_ATTACHMENTS_BYTES) {
     return refuse(
@@ -47,7 +48,9 @@ function complete(row: ExaminedRow, message: Message, sizes: ReadonlyMap<string,
       `Invalid \`attachments\`: ${TOO_MUCH}; use smaller ones, or links.`,
     )
   }
-  return { ...row, message: JSON.stringify({ ...message, attachments }) }
+  const complete = { ...message, attachments }
+  if (row.secret !== undefined) return { ...row, secret: complete }
+  return { ...row, message: JSON.stringify(complete) }
 }
 
 function describeMissing(index: number): string {

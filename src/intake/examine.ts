@@ -7,7 +7,18 @@ import {
   type ParsedMessage,
   parseMessage,
 } from '../message/message-schema.ts'
+import { NO_KEY_REASON, NO_KEYS, type Sealer } from '../sealer.ts'
 import type { MovedRow, TakenRow } from './queries.ts'
+import {
+  CLEAR_ATTACHMENT_REASON,
+  claimsToBeSensitive,
+  type GoodMessage,
+  openRow,
+  type ReadRow,
+  sealAttachments,
+  streamNamedIn,
+  withheldReason,
+} from './sensitive.ts'
 
 /** A row as the mover will store it, with what idempotency needs to know of the row it came from. */
 export type ExaminedRow = MovedRow & {
@@ -16,6 +27,8 @@ export type ExaminedRow = MovedRow & {
   readonly isAwaited: boolean
   /** Of a good message with attachments: what is left to settle about them (see attachments.ts). */
   readonly attached?: { readonly message: Message; readonly contents: readonly AttachmentContent[] }
+  /** Of a good message that is sensitive: what is sealed before the row is stored (see sensitive.ts). */
+  readonly secret?: Message
 }
 
 /** Code of a dead letter whose attachments are wrong, or are not there. */
@@ -33,9 +46,18 @@ export function examine(
   catalog: Catalog,
   limits: MessageLimits = DEFAULT_MESSAGE_LIMITS,
   known?: Message,
+  sealer: Sealer = NO_KEYS,
 ): ExaminedRow {
-  const parsed: ParsedMessage =
-    known === undefined ? read(row, limits) : { ok: true, message: known, contents: [] }
+  const read: ReadRow =
+    known === undefined
+      ? readRow(row, catalog, limits, sealer)
+      : { parsed: { ok: true, message: known, contents: [] }, isSensitive: known.sensitive === true }
+  const examined = examineRead(row, catalog, read.parsed)
+  const isSensitive = read.isSensitive || catalog.streams.get(examined.stream)?.isSensitive === true
+  return isSensitive ? examineSecret(examined, read, sealer) : examined
+}
+
+function examineRead(row: TakenRow, catalog: Catalog, parsed: ParsedMessage): ExaminedRow {
   const streamName = row.stream ?? (parsed.ok ? parsed.message.stream : undefined) ?? DEFAULT_STREAM
   const stream = catalog.streams.get(streamName)
   const base = {
@@ -46,6 +68,8 @@ export function examine(
     idempotencyKey: row.idempotency_key,
     given: row.message,
     isAwaited: row.is_awaited,
+    is_sensitive: false,
+    sealed: null,
   }
   const { priority } = row
   if (!parsed.ok) {
@@ -75,22 +99,43 @@ export function examine(
   }
 }
 
+/** The same row as a sensitive one: refused when it cannot be kept secret, and never with its own words. */
+function examineSecret(row: ExaminedRow, { parsed, fault }: ReadRow, sealer: Sealer): ExaminedRow {
+  const secret = { ...row, is_sensitive: true }
+  if (fault !== undefined) return refuse(secret, fault.code, fault.message)
+  if (!sealer.canSeal) return refuse(secret, 'no_encryption_key', NOT_KEPT)
+  if (!parsed.ok) return { ...secret, reason: withheldReason(parsed.problem.field) }
+  return secret.status === 'dead' ? secret : withSecret(secret, parsed)
+}
+
+const NOT_KEPT = `This message is sensitive, and ${NO_KEY_REASON}. Nothing of it was kept: hand it in again then.`
+
+function withSecret(row: ExaminedRow, parsed: GoodMessage): ExaminedRow {
+  const good = sealAttachments(parsed)
+  if (good === undefined) return refuse(row, INVALID_ATTACHMENT, CLEAR_ATTACHMENT_REASON)
+  const { message, contents } = good
+  return { ...row, secret: message, ...(row.attached !== undefined && { attached: { message, contents } }) }
+}
+
 /** Postgres took it for JSON, and may know limits of nesting and size that we do not. */
-function read({ message, received_at: receivedAt }: TakenRow, limits: MessageLimits): ParsedMessage {
+function readRow(row: TakenRow, catalog: Catalog, limits: MessageLimits, sealer: Sealer): ReadRow {
+  const parse = (given: unknown) => parseMessage(given, limits, row.received_at.getTime(), 'row')
   try {
-    return parseMessage(JSON.parse(message), limits, receivedAt.getTime(), 'row')
+    const given: unknown = JSON.parse(row.message)
+    const opened = openRow(sealer, row.id, given, parse)
+    if (opened !== undefined) return opened
+    const stream = catalog.streams.get(streamNamedIn(given) ?? '')
+    return { parsed: parse(given), isSensitive: claimsToBeSensitive(given) || stream?.isSensitive === true }
   } catch (error) {
     if (!(error instanceof SyntaxError || error instanceof RangeError)) throw error
-    return {
-      ok: false,
-      problem: { name: 'validation_error', message: 'The message cannot be read as JSON.' },
-    }
+    const message = 'The message cannot be read as JSON.'
+    return { parsed: { ok: false, problem: { name: 'validation_error', message } }, isSensitive: false }
   }
 }
 
 /** The same row, refused after all. */
 export function refuse(row: ExaminedRow, code: string, reason: string): ExaminedRow {
-  const { attached: _, ...rest } = row
+  const { attached: _, secret: __, ...rest } = row
   return { ...rest, ...dead(code, reason), message: row.given }
 }
 

@@ -12,10 +12,12 @@ import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import type { Boss } from '../queue/boss.ts'
 import { announceProcessing, enqueueProcessing } from '../queue/processing-jobs.ts'
+import { NO_KEYS, type Sealer } from '../sealer.ts'
 import { settleAttachments } from './attachments.ts'
 import { type ExaminedRow, examine, refuse } from './examine.ts'
 import { type MoveOutcome, settleIdempotency } from './idempotency.ts'
 import * as queries from './queries.ts'
+import { sealRow } from './sensitive.ts'
 
 /**
  * The mover empties both doors into `mail.message`.
@@ -49,6 +51,8 @@ export type MoverDeps = {
   readonly parsedOf?: (id: string) => Message | undefined
   /** Absent: the limits every installation has. */
   readonly limits?: MessageLimits
+  /** Absent: no keys, so sensitive mail is refused. */
+  readonly sealer?: Sealer
 }
 
 /** How often the doors are looked at by themselves, for rows that SQL writers append unannounced. */
@@ -96,7 +100,10 @@ export async function moveBatch(
     const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, deps.process)
     const examined = await settleAttachments(trx, await examineBatch(deps, taken))
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
-    const rows = oneByOne ? await storeOneByOne(trx, settled.rows, settled.outcomes) : settled.rows
+    const seal = (row: ExaminedRow) => sealRow(deps.sealer ?? NO_KEYS, row)
+    const rows = oneByOne
+      ? await storeOneByOne(trx, seal, settled.rows, settled.outcomes)
+      : settled.rows.map(seal)
     if (!oneByOne && rows.length > 0) await queries.storeMessages(trx, rows)
     // After the messages, which may be of this batch: a timeline begins with its message.
     if (settled.replayed.length > 0) await queries.recordReplays(trx, settled.replayed)
@@ -117,7 +124,7 @@ function isFullBatch(taken: readonly queries.TakenRow[]): boolean {
 
 async function examineBatch(deps: MoverDeps, taken: readonly queries.TakenRow[]): Promise<ExaminedRow[]> {
   const examineAll = () =>
-    taken.map((row) => examine(row, deps.catalog.current, deps.limits, deps.parsedOf?.(row.id)))
+    taken.map((row) => examine(row, deps.catalog.current, deps.limits, deps.parsedOf?.(row.id), deps.sealer))
   const examined = examineAll()
   if (!examined.some((row) => row.code === 'unknown_stream')) return examined
   // A stream made a moment ago, perhaps in the same transaction as its first mail.
@@ -128,11 +135,13 @@ async function examineBatch(deps: MoverDeps, taken: readonly queries.TakenRow[])
 /** Returns what was stored: a row that the database refused stands there as a dead letter under a new id. */
 async function storeOneByOne(
   trx: Transaction,
+  seal: (row: ExaminedRow) => ExaminedRow,
   rows: readonly ExaminedRow[],
   outcomes: Map<string, MoveOutcome>,
 ): Promise<ExaminedRow[]> {
   const stored: ExaminedRow[] = []
-  for (const row of rows) {
+  for (const examined of rows) {
+    const row = seal(examined)
     await sql`savepoint one_row`.execute(trx)
     try {
       await queries.storeMessages(trx, [row])
@@ -143,7 +152,7 @@ async function storeOneByOne(
       const reason = `The database refused this row (${sqlState(error)}); its id ${row.id} may be in use already.`
       // As a JSON string: whatever it is that Postgres will not read, it stays what was given, to the letter.
       const message = JSON.stringify(row.given.slice(0, KEPT_CHARS))
-      const refused = { ...refuse(row, 'unstorable', reason), id: randomUUIDv7(), message }
+      const refused = seal({ ...refuse(examined, 'unstorable', reason), id: randomUUIDv7(), message })
       await queries.releaseKey(trx, row.id)
       await queries.storeMessages(trx, [refused])
       outcomes.set(row.id, { kind: 'dead', reason })

@@ -136,7 +136,7 @@ export async function settleKeys(
     where i.expires_at <= clock_timestamp()
   `.execute(trx)
   const { rows: settled } = await sql<SettledKey>`/* intake.read_keys */
-    select row.id, i.message_ids[1] as first_id, i.fingerprint = mail.fingerprint(row.message) as is_same
+    select row.id, i.message_ids[1] as first_id, i.fingerprint = any (mail.fingerprints(row.message)) as is_same
     from json_to_recordset(${keyed}::json) as row (id uuid, key text, message text)
     join mail.idempotency i on i.scope = 'send' and i.key = row.key
   `.execute(trx)
@@ -159,8 +159,11 @@ export type MovedRow = {
   readonly scheduled_at: string | null
   /** What it is found by; none of what was refused. */
   readonly terms: readonly string[]
-  /** The message as JSON text: checked, or of a dead one as it was given. */
+  /** The message as JSON text: checked, or of a dead one as it was given. Of a sensitive one only what is not secret. */
   readonly message: string
+  readonly is_sensitive: boolean
+  /** Of a sensitive one: the rest. */
+  readonly sealed: string | null
 }
 
 const MOVED_COLUMNS: readonly (keyof MovedRow)[] = [
@@ -177,6 +180,8 @@ const MOVED_COLUMNS: readonly (keyof MovedRow)[] = [
   'recipient_domain',
   'scheduled_at',
   'terms',
+  'is_sensitive',
+  'sealed',
 ]
 
 export async function storeMessages(trx: Transaction, rows: readonly MovedRow[]): Promise<void> {
@@ -194,14 +199,14 @@ export async function storeMessages(trx: Transaction, rows: readonly MovedRow[])
       from json_to_recordset(${`[${recordset.join(',')}]`}::json) as row (
         id uuid, seq bigint, accepted_at timestamptz, stream text, priority smallint, status text,
         source text, template text, code text, reason text, recipient_domain text, scheduled_at timestamptz,
-        terms text[], message json, refused text
+        terms text[], is_sensitive boolean, sealed text, message json, refused text
       )
     ), message as (
-      insert into mail.message (id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, last_error)
-      select id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, code from row
+      insert into mail.message (id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, last_error, is_sensitive)
+      select id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, code, is_sensitive from row
     ), content as (
-      insert into mail.message_content (id, message)
-      select id, coalesce(message, refused::json) from row
+      insert into mail.message_content (id, message, sealed, key_id)
+      select id, coalesce(message, refused::json), sealed, split_part(sealed, '.', 3) from row
     ), dead as (
       insert into mail.dead_letter (message_id, stage, code, reason, stream, template, source, recipient_domain)
       select id, 'intake', code, reason, stream, template, source, recipient_domain from row where status = 'dead'
@@ -261,7 +266,7 @@ export async function findMoved(
       d.code as refused_code,
       d.reason as refused_reason,
       i.message_ids[1] as first_id,
-      i.fingerprint = mail.fingerprint(w.message) as is_same
+      i.fingerprint = any (mail.fingerprints(w.message)) as is_same
     from json_to_recordset(${JSON.stringify(waiting)}::json) as w (id uuid, key text, message text)
     left join mail.message m on m.id = w.id
     left join mail.dead_letter d on d.message_id = w.id and d.stage = 'intake'

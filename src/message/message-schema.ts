@@ -104,6 +104,7 @@ function readMessage(
     ...(attachments.length > 0 && { attachments }),
     ...(shape.stream !== undefined && { stream: shape.stream }),
     ...(shape.priority !== undefined && { priority: shape.priority }),
+    ...(shape.sensitive === true && { sensitive: true as const }),
   }
   return { message, contents }
 }

@@ -18,6 +18,7 @@ const SCHEDULED_AT = 'a string with a moment like `2026-08-05T11:52:01Z`, or a s
 const CONTENT = 'the bytes of the file as base64'
 const PATH = 'the URL of the file'
 const SHA256 = 'the SHA-256 of stored bytes as `mail.attach` returns it, 64 characters of `0-9` and `a-f`'
+const SENSITIVE = '`true`, or leave it out'
 const VERSION = 'a whole number from 1, or leave it out for the latest published version'
 
 const addresses = z.union([z.string(), z.array(z.string())], ADDRESSES)
@@ -78,6 +79,7 @@ export const messageSchema = z.strictObject({
     .regex(/^[a-z0-9_-]{1,64}$/, STREAM)
     .optional(),
   priority: z.int(PRIORITY).min(0, PRIORITY).max(9, PRIORITY).optional(),
+  sensitive: z.boolean(SENSITIVE).optional(),
 })
 
 /** Where a message comes in: over REST, or as a row of SQL, which the REST door writes as well. */

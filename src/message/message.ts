@@ -22,10 +22,12 @@ export type StoredAttachment = {
   readonly sha256: string
   /** In bytes. */
   readonly size: number
+  /** Of sensitive mail, whose stored bytes are encrypted: what opens them (src/sealer.ts). Hash and size are of what is stored. */
+  readonly key?: string
 }
 
 /** Bytes that processing has yet to fetch. */
-export type RemoteAttachment = Omit<StoredAttachment, 'sha256' | 'size'> & {
+export type RemoteAttachment = Omit<StoredAttachment, 'sha256' | 'size' | 'key'> & {
   readonly path: string
 }
 
@@ -56,4 +58,6 @@ export type Message = {
   readonly stream?: string
   /** 0 goes first, 9 last; unset: the stream's own. */
   readonly priority?: number
+  /** Its content is encrypted wherever it is stored; set too when only its stream says so. */
+  readonly sensitive?: true
 }

@@ -10,6 +10,7 @@ import {
   type ResolvedAddress,
 } from '../network/guarded-fetch.ts'
 import { findListedHost, type ListedHost } from '../network/listed-hosts.ts'
+import { sealBytes } from '../sealer.ts'
 
 const TIMEOUT_MS = 30_000
 /** So long one answer serves every message with that URL: a newsletter names the same picture in all its mails. */
@@ -35,7 +36,8 @@ export class FetchFailure extends Error {
   }
 }
 
-export type FetchedContent = { readonly sha256: string; readonly size: number }
+/** As it is stored; `key` opens what was sealed. */
+export type FetchedContent = { readonly sha256: string; readonly size: number; readonly key?: string }
 
 export type FetcherOptions = {
   readonly db: Database
@@ -50,23 +52,27 @@ export type FetcherOptions = {
 export class AttachmentFetcher {
   readonly #options: FetcherOptions
   readonly #stopping = new AbortController()
-  /** By URL, oldest first: under way, or answered a moment ago. */
+  /** By URL, and apart from those what was sealed; oldest first: under way, or answered a moment ago. */
   readonly #recent = new Map<string, { readonly answer: Promise<FetchedContent>; readonly since: number }>()
 
   constructor(options: FetcherOptions) {
     this.#options = options
   }
 
-  /** Throws a FetchFailure, or what the database throws. */
-  async fetch(path: string): Promise<FetchedContent> {
-    const known = this.#recent.get(path)
+  /** For sensitive mail the bytes are stored sealed. Throws a FetchFailure, or what the database throws. */
+  async fetch(
+    path: string,
+    { isSensitive = false }: { isSensitive?: boolean } = {},
+  ): Promise<FetchedContent> {
+    const name = isSensitive ? `sealed ${path}` : path
+    const known = this.#recent.get(name)
     if (known !== undefined && Date.now() - known.since < REUSED_MS) return known.answer
-    const answer = this.#fetchAnew(path)
-    this.#remember(path, answer)
+    const answer = this.#fetchAnew(path, isSensitive)
+    this.#remember(name, answer)
     try {
       return await answer
     } catch (error) {
-      if (this.#recent.get(path)?.answer === answer) this.#recent.delete(path)
+      if (this.#recent.get(name)?.answer === answer) this.#recent.delete(name)
       throw error
     }
   }
@@ -76,20 +82,21 @@ export class AttachmentFetcher {
     this.#stopping.abort()
   }
 
-  #remember(path: string, answer: Promise<FetchedContent>): void {
-    this.#recent.delete(path)
-    this.#recent.set(path, { answer, since: Date.now() })
+  #remember(name: string, answer: Promise<FetchedContent>): void {
+    this.#recent.delete(name)
+    this.#recent.set(name, { answer, since: Date.now() })
     const [oldest] = this.#recent.keys()
     if (this.#recent.size > MAX_REUSED && oldest !== undefined) this.#recent.delete(oldest)
   }
 
-  async #fetchAnew(path: string): Promise<FetchedContent> {
+  async #fetchAnew(path: string, isSensitive: boolean): Promise<FetchedContent> {
     const claim = this.#options.room.open()
     try {
       const { body } = check(path, await this.#ask(path, claim))
-      const content = { sha256: hash('sha256', body, 'hex'), bytes: body }
-      await keepAttachments(this.#options.db, [content])
-      return { sha256: content.sha256, size: body.length }
+      const { bytes, ...key } = isSensitive ? sealBytes(body) : { bytes: body }
+      const sha256 = hash('sha256', bytes, 'hex')
+      await keepAttachments(this.#options.db, [{ sha256, bytes }])
+      return { sha256, size: bytes.length, ...key }
     } finally {
       claim.release()
     }

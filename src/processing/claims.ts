@@ -3,6 +3,7 @@ import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import type { ProcessJob } from '../queue/queues.ts'
+import type { Sealer } from '../sealer.ts'
 import * as queries from './queries.ts'
 
 /** Jobs of one message that must be processed alone; the ordinary loop does not see them. */
@@ -16,6 +17,8 @@ export type ClaimDeps = {
   readonly log: Log
   /** This worker's number, as registered now. */
   readonly worker: () => number
+  /** Absent: no keys, so sensitive mail cannot be read. */
+  readonly sealer?: Sealer
 }
 
 export type Job = { readonly id: string; readonly retryCount: number; readonly data: ProcessJob }

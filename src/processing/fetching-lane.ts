@@ -5,13 +5,16 @@ import { inTransaction, type Transaction } from '../db/transaction.ts'
 import { Loop } from '../loop.ts'
 import { MAX_ATTACHMENTS_BYTES, type Message, type StoredAttachment } from '../message/message.ts'
 import { isStored, TOO_MUCH } from '../message/message-attachments.ts'
+import { sealMessage } from '../message/sensitive-message.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import { within } from '../queue/boss.ts'
 import { jobPriority, processQueue } from '../queue/queues.ts'
+import { NO_KEYS, SEAL_BYTES } from '../sealer.ts'
 import { type AttachmentFetcher, FetchFailure } from './attachment-fetcher.ts'
 import { type Claim, type ClaimDeps, claimJobs, FETCHING_PRIORITY, finishJobs, type Job } from './claims.ts'
 import * as queries from './queries.ts'
+import { openLoaded } from './sensitive.ts'
 
 /**
  * Fetches the attachments that messages of one stream name by URL, before those are processed.
@@ -43,7 +46,13 @@ export type FetchingDeps = ClaimDeps & {
 }
 
 type Outcome =
-  | { readonly kind: 'fetched'; readonly attachments: readonly StoredAttachment[]; readonly priority: number }
+  | {
+      readonly kind: 'fetched'
+      readonly attachments: readonly StoredAttachment[]
+      readonly priority: number
+      /** Of a sensitive message: all that is secret of it, these attachments too. */
+      readonly sealed?: string
+    }
   | { readonly kind: 'later'; readonly fetches: number; readonly delayS: number; readonly because: string }
   | { readonly kind: 'dead'; readonly code: string; readonly reason: string; readonly domain: string | null }
   /** Canceled meanwhile, or processed by others. */
@@ -129,12 +138,18 @@ export class FetchingLane {
   }
 
   async #attempt(id: string, job: Job): Promise<Outcome> {
-    const [accepted] = await queries.loadAccepted(this.#deps.db, [id])
+    const { sealer = NO_KEYS } = this.#deps
+    const { opened, unreadable } = openLoaded(sealer, await queries.loadAccepted(this.#deps.db, [id]))
+    const [accepted] = opened
+    const [{ fault } = {}] = unreadable
+    if (fault !== undefined) return { kind: 'dead', code: fault.code, reason: fault.message, domain: null }
     if (accepted === undefined) return { kind: 'gone' }
     const { message, priority } = accepted
     try {
       const attachments = await fetchAll(this.#deps.fetcher, message)
-      return { kind: 'fetched', attachments, priority }
+      if (!message.sensitive) return { kind: 'fetched', attachments, priority }
+      const { sealed } = sealMessage(sealer, id, { ...message, attachments })
+      return { kind: 'fetched', attachments, priority, sealed }
     } catch (error) {
       if (!(error instanceof FetchFailure)) throw error
       return judge(error, job.data.fetches ?? 0, message)
@@ -162,8 +177,12 @@ export class FetchingLane {
   async #write(trx: Transaction, id: string, outcome: Outcome): Promise<void> {
     const { boss } = this.#deps
     if (outcome.kind === 'fetched') {
-      const { attachments, priority } = outcome
-      if (!(await queries.storeFetched(trx, id, attachments))) return
+      const { attachments, priority, sealed } = outcome
+      const isWaiting =
+        sealed === undefined
+          ? await queries.storeFetched(trx, id, attachments)
+          : await queries.storeFetchedSealed(trx, id, sealed)
+      if (!isWaiting) return
       await useAttachments(
         trx,
         attachments.map(({ sha256 }): AttachmentUse => ({ messageId: id, sha256 })),
@@ -195,6 +214,9 @@ export function hasRemote({ attachments }: Message): boolean {
   return attachments?.some((each) => !isStored(each)) === true
 }
 
+/** In place of the URL and what its host answered. */
+const WITHHELD = 'an attachment of this sensitive message could not be fetched; its address is not kept here'
+
 const UNFORESEEN: Outcome = {
   kind: 'dead',
   code: 'processing_failed',
@@ -210,16 +232,21 @@ async function fetchAll(fetcher: AttachmentFetcher, message: Message): Promise<S
     if (isStored(attachment)) stored.push(attachment)
     else {
       const { path, ...described } = attachment
-      stored.push({ ...described, ...(await fetcher.fetch(path)) })
+      const isSensitive = message.sensitive === true
+      stored.push({ ...described, ...(await fetcher.fetch(path, { isSensitive })) })
     }
-    bytes += stored.at(-1)?.size ?? 0
+    bytes += plainSizeOf(stored.at(-1))
     if (bytes > MAX_ATTACHMENTS_BYTES) throw new FetchFailure('refused', `With what was fetched, ${TOO_MUCH}`)
   }
   return stored
 }
 
+function plainSizeOf(stored: StoredAttachment | undefined): number {
+  return (stored?.size ?? 0) - (stored?.key === undefined ? 0 : SEAL_BYTES)
+}
+
 function judge(failure: FetchFailure, fetchesBefore: number, message: Message): Outcome {
-  const because = failure.message.slice(0, MAX_REASON_CHARS)
+  const because = message.sensitive ? WITHHELD : failure.message.slice(0, MAX_REASON_CHARS)
   if (failure.fault === 'busy')
     return { kind: 'later', fetches: fetchesBefore, delayS: spread(BUSY_DELAY_S), because }
   const domain = message.to[0]?.address.split('@')[1] ?? null

@@ -12,10 +12,13 @@ export type AcceptedMessage = {
   readonly message: Message
 }
 
+/** As it is stored: of sensitive mail without its secrets, which are `sealed`. */
+export type LoadedMessage = AcceptedMessage & { readonly sealed: string | null }
+
 /** Those of the ids that still wait for processing, with what they hold. */
-export async function loadAccepted(db: Database, ids: readonly string[]): Promise<AcceptedMessage[]> {
-  const { rows } = await sql<AcceptedMessage>`/* processing.load */
-    select m.id, m.priority, m.source, c.message
+export async function loadAccepted(db: Database, ids: readonly string[]): Promise<LoadedMessage[]> {
+  const { rows } = await sql<LoadedMessage>`/* processing.load */
+    select m.id, m.priority, m.source, c.message, c.sealed
     from mail.message m
     join mail.message_content c on c.id = m.id
     where m.id = any (${ids}::uuid[]) and c.id = any (${ids}::uuid[]) and m.status = 'accepted'
@@ -44,6 +47,22 @@ export async function storeFetched(
     where id = ${id}::uuid and status = 'accepted'
     on conflict (id) do update set attachments = excluded.attachments
     returning id
+  `.execute(trx)
+  return rows.length > 0
+}
+
+/** Of a sensitive message: its content anew, with what was fetched. False when it does not wait any more. */
+export async function storeFetchedSealed(trx: Transaction, id: string, sealed: string): Promise<boolean> {
+  const { rows } = await sql`/* processing.store_fetched_sealed */
+    with waiting as materialized (
+      -- Whoever ends the message at this moment removes its content: before us or after.
+      select id from mail.message where id = ${id}::uuid and status = 'accepted' for share
+    )
+    update mail.message_content c
+    set sealed = ${sealed}, key_id = split_part(${sealed}, '.', 3)
+    from waiting
+    where c.id = ${id}::uuid and c.id = waiting.id
+    returning 1
   `.execute(trx)
   return rows.length > 0
 }
@@ -152,6 +171,8 @@ export type ProcessedRow = {
     readonly sender: Address | null
     readonly reply_to: readonly Address[] | null
     readonly list_unsubscribe: string | null
+    /** Of sensitive mail, in place of subject, html and text. */
+    readonly sealed?: string
   } | null
 }
 
@@ -176,7 +197,7 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
       from json_to_recordset(${JSON.stringify(flat)}::json) as row (
         id uuid, status text, provider text, template text, template_version integer, partials json,
         code text, reason text, recipient_domain text, is_prepared boolean, subject text, html text, text text,
-        left_out text[], sender json, reply_to json, list_unsubscribe text
+        left_out text[], sender json, reply_to json, list_unsubscribe text, sealed text
       )
     ), stored as (
       update mail.message m
@@ -190,14 +211,17 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
       where m.id = row.id and m.id = any (${ids}::uuid[]) and m.status = 'accepted'
       returning m.id, m.stream, m.source, m.template
     ), prepared as (
-      insert into mail.message_prepared (id, subject, html, text, left_out, sender, reply_to, list_unsubscribe)
-      select row.id, row.subject, row.html, row.text, row.left_out, row.sender, row.reply_to, row.list_unsubscribe
+      insert into mail.message_prepared (id, subject, html, text, left_out, sender, reply_to, list_unsubscribe, sealed, key_id)
+      select
+        row.id, row.subject, row.html, row.text, row.left_out, row.sender, row.reply_to, row.list_unsubscribe,
+        row.sealed, split_part(row.sealed, '.', 3)
       from row join stored using (id)
       where row.is_prepared
       -- A dead letter that is retried is processed anew.
       on conflict (id) do update
       set subject = excluded.subject, html = excluded.html, text = excluded.text, left_out = excluded.left_out,
-        sender = excluded.sender, reply_to = excluded.reply_to, list_unsubscribe = excluded.list_unsubscribe
+        sender = excluded.sender, reply_to = excluded.reply_to, list_unsubscribe = excluded.list_unsubscribe,
+        sealed = excluded.sealed, key_id = excluded.key_id
     ), dead as (
       insert into mail.dead_letter (
         message_id, stage, code, reason, stream, template, template_version, source, recipient_domain

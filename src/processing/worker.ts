@@ -4,6 +4,7 @@ import { inTransaction, type Transaction } from '../db/transaction.ts'
 import { Loop } from '../loop.ts'
 import { within } from '../queue/boss.ts'
 import { dispatchQueue, jobPriority, processQueue } from '../queue/queues.ts'
+import { NO_KEYS } from '../sealer.ts'
 import type { UnsubscribeLinks } from '../unsubscribe-links.ts'
 import {
   ALONE_PRIORITY,
@@ -17,6 +18,7 @@ import { type FetchingDeps, FetchingLane, fetchingBell, hasRemote } from './fetc
 import { prepareBatch } from './prepare.ts'
 import * as queries from './queries.ts'
 import type { RenderPool } from './render/render-pool.ts'
+import { openLoaded, sealProcessed } from './sensitive.ts'
 
 /**
  * Processing prepares accepted messages for dispatch.
@@ -125,12 +127,19 @@ async function processJobs(deps: ProcessingDeps, stream: Stream, claim: Claim): 
   )
   const killers = new Set(jobs.filter((job) => job.retryCount >= FATAL_DEATHS).flatMap((job) => job.data.ids))
   // Not even looked at again: that is what its workers died of.
-  const [doomed, others] = partition(batch, ({ id }) => killers.has(id))
+  const [doomed, living] = partition(batch, ({ id }) => killers.has(id))
+  const { sealer = NO_KEYS } = deps
+  const { opened: others, unreadable } = openLoaded(sealer, living)
   const fetching = await findUnfetched(deps, others)
   const rest = others.filter(({ id }) => !fetching.has(id))
   if (!stream.route.some((name) => deps.catalog.current.providers.has(name))) await deps.catalog.refresh()
   const { rows, deferred } = await prepareBatch(deps, stream, deps.catalog.current.providers, rest)
-  const decided = [...rows, ...doomed.map(({ id }) => queries.deadRow(id, 'worker_died', DEATHS_REASON))]
+  const secret = new Set(others.filter(({ message }) => message.sensitive).map(({ id }) => id))
+  const decided = [
+    ...rows.map((row) => (secret.has(row.id) ? sealProcessed(sealer, row) : row)),
+    ...doomed.map(({ id }) => queries.deadRow(id, 'worker_died', DEATHS_REASON)),
+    ...unreadable.map(({ id, fault }) => queries.deadRow(id, fault.code, fault.message)),
+  ]
   await storeDecided(deps, stream, claim, batch, decided, { alone: deferred, fetching: [...fetching] })
 }
 
@@ -209,7 +218,8 @@ async function storeInSlices(trx: Transaction, rows: readonly queries.ProcessedR
   }
   for (const row of rows) {
     slice.push(row)
-    chars += (row.prepared?.html?.length ?? 0) + (row.prepared?.text?.length ?? 0)
+    const { html, text, sealed } = row.prepared ?? {}
+    chars += (html?.length ?? 0) + (text?.length ?? 0) + (sealed?.length ?? 0)
     if (chars > SLICE_CHARS) await flush()
   }
   await flush()

@@ -97,14 +97,17 @@ export async function openFeedback(database: TestDatabase) {
     post: (path: string, { headers, body }: Call) =>
       app.request(path, { method: 'POST', headers: { ...headers }, body: new Uint8Array(body) }),
     /** A worker's loop that applies with this; stopped before the database is dropped. */
-    startLoop: (applyFeedback: FeedbackDeps['applyFeedback']) => {
+    startLoop: (apply: (...told: Parameters<FeedbackDeps['applyFeedback']>) => Promise<unknown>) => {
       const loop = createFeedbackLoop({
         db,
         boss,
         bells,
         log,
         bounceAddresses: BOUNCE_ADDRESSES,
-        applyFeedback,
+        applyFeedback: async (trx, events) => {
+          await apply(trx, events)
+          return new Set()
+        },
       })
       loop.start()
       database.beforeDrop(() => loop.stop())

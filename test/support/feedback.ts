@@ -90,8 +90,8 @@ export function eventOf(
   return { key: `event-${made}`, type, at: new Date(), provider: 'default', match: { sluiceId }, ...changes }
 }
 
-export function apply(db: Database, events: readonly FeedbackEvent[]): Promise<void> {
-  return inTransaction(db, (trx) => applyFeedback(trx, events))
+export async function apply(db: Database, events: readonly FeedbackEvent[]): Promise<void> {
+  await inTransaction(db, (trx) => applyFeedback(trx, events))
 }
 
 export async function statusOf(

@@ -45,6 +45,8 @@ export type SpawnedService = {
   /** Resolves with the first log line that has this text, past or to come. */
   logged(text: string): Promise<Readonly<Record<string, unknown>>>
   request: TestService['request']
+  /** All that it wrote so far, to standard output and standard error. */
+  output(): string
   /** Resolves with the exit code, or null when a signal ended it. */
   readonly ended: Promise<number | null>
 }
@@ -68,9 +70,11 @@ export async function spawnService(
     child.kill('SIGKILL')
     await ended
   })
+  let output = ''
   const lines: Record<string, unknown>[] = []
   const waiting: { text: string; resolve: (line: Record<string, unknown>) => void }[] = []
   createInterface({ input: child.stdout }).on('line', (text) => {
+    output += `${text}\n`
     const line = JSON.parse(text) as Record<string, unknown>
     lines.push(line)
     for (const waiter of waiting) if (waiter.text === line.msg) waiter.resolve(line)
@@ -96,6 +100,7 @@ export async function spawnService(
     pid: child.pid ?? 0,
     url,
     logged,
+    output: () => output + errors,
     ended,
     request: (path, options) => request(url, path, options),
   }

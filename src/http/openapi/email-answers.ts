@@ -34,11 +34,19 @@ const HEAD_TEXTS = {
   scheduled_at: 'The moment it was accepted for; null when it was to go out at once.',
 }
 const STATUS_TEXT = 'The state it is in.'
+const SENSITIVE_TEXT =
+  'Its content is encrypted and never shown: no subject, bodies or attachments, and no words of providers.'
 
 export const listedEmailSchema = answerSchema(
   'ListedEmail',
-  z.strictObject({ ...headSchema.shape, tags, status: z.enum(MESSAGE_STATES), stream: z.string() }),
-  { ...HEAD_TEXTS, status: STATUS_TEXT },
+  z.strictObject({
+    ...headSchema.shape,
+    tags,
+    status: z.enum(MESSAGE_STATES),
+    stream: z.string(),
+    sensitive: z.boolean(),
+  }),
+  { ...HEAD_TEXTS, status: STATUS_TEXT, sensitive: SENSITIVE_TEXT },
 )
 export type ListedEmailAnswer = z.output<typeof listedEmailSchema>
 
@@ -69,6 +77,7 @@ export const emailSchema = answerSchema(
     metadata: z.record(z.string(), z.string()),
     status: z.enum(MESSAGE_STATES),
     stream: z.string(),
+    sensitive: z.boolean(),
     priority: z.int(),
     provider: z.string().nullable(),
     provider_message_id: z.string().nullable(),
@@ -85,6 +94,7 @@ export const emailSchema = answerSchema(
     text: 'As it was rendered; null when the message has none, or one is made of the HTML when it is sent.',
     attachments: 'Without their bytes; of one that is named by a URL, the size is null until it was fetched.',
     status: STATUS_TEXT,
+    sensitive: SENSITIVE_TEXT,
     provider: 'Where it was routed to, or left by.',
     provider_message_id: "The provider's own id of it.",
     next_attempt_at: 'When it is tried again, while it is `deferred`.',

@@ -15,6 +15,7 @@ export const LISTED_EMAIL: ListedEmailAnswer = {
   tags: [{ name: 'kind', value: 'order' }],
   status: 'delivered',
   stream: 'transactional',
+  sensitive: false,
 }
 
 export const EMAIL: EmailAnswer = {

@@ -37,6 +37,8 @@ const MESSAGE_TEXTS = {
     'ISO 8601 with an offset, or a short form such as `in 1 hour` or `tomorrow at 9am`; at most 30 days ahead. At once when absent.',
   stream: '`transactional` when absent.',
   priority: '0 goes first, 9 last; that of the stream when absent.',
+  sensitive:
+    'Encrypts the content wherever it is stored, removes it on sending, and never shows it; addresses, `tags` and `metadata` stay readable. Needs SLUICE_ENCRYPTION_KEYS.',
 }
 
 const email = requestSchema('SendEmail', messageSchema, MESSAGE_TEXTS)

@@ -25,6 +25,7 @@ const change = requestSchema('StreamChanges', streamSchema, {
   bounce_domain:
     'Its mail has envelope senders of its own at this domain, whose bounces are followed to the message.',
   requires_postal_address: 'Whether a message that does not show it becomes a dead letter.',
+  is_sensitive: 'All of its mail is handled as if each message said `sensitive`.',
 })
 
 const paused = { created_at: moment, paused_at: moment.nullable(), paused_by: z.string().nullable() }
@@ -121,7 +122,7 @@ const STREAM = {
   ...{ backoff_base_s: 30, backoff_factor: 4, backoff_cap_s: 3600 },
   ...{ max_age_s: 259_200, slots: 20, send_within_s: null },
   ...{ unsubscribe: false, unsubscribe_mailto: null, requires_unsubscribe: false },
-  ...{ postal_address: null, requires_postal_address: false, bounce_domain: null },
+  ...{ postal_address: null, requires_postal_address: false, is_sensitive: false, bounce_domain: null },
   windows: [
     { days: ['mon', 'tue', 'wed', 'thu'], opens: '20:00', closes: '08:00', time_zone: 'Europe/Berlin' },
   ],
