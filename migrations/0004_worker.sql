@@ -3,12 +3,14 @@
 create table mail.worker (
   number integer generated always as identity primary key,
   name text not null,
+  version text not null default '',
   started_at timestamptz not null default now(),
   seen_at timestamptz not null default now()
 );
 comment on table mail.worker is
   'Worker processes. Each holds a session advisory lock on its number while it lives: a lock that can be taken is a worker that died.';
 comment on column mail.worker.name is 'Host and process id.';
+comment on column mail.worker.version is 'Of Sluice, as the process runs it.';
 
 create table mail.claim (
   queue text not null,

@@ -83,6 +83,10 @@ const SETTINGS = {
     help: 'Postgres 15 or newer. Unset: an embedded Postgres 18, kept in SLUICE_DATA_DIR',
     schema: databaseUrl.optional(),
   },
+  SLUICE_SESSION_DATABASE_URL: {
+    help: 'only where DATABASE_URL leads to a pooler in transaction mode: the same database without it, for what needs a session',
+    schema: databaseUrl.optional(),
+  },
   SMTP_URL: {
     help: 'the relay of provider "default". Unset and no other provider: the local inbox',
     schema: smtpUrl.optional(),
@@ -158,6 +162,8 @@ type Settings = { readonly [K in keyof typeof SETTINGS]: z.output<(typeof SETTIN
 
 export type Config = {
   readonly databaseUrl: string | undefined
+  /** Set when the one above is that of a pooler in transaction mode. */
+  readonly sessionDatabaseUrl: string | undefined
   readonly smtpUrl: string | undefined
   readonly apiKey: string | undefined
   readonly host: string
@@ -214,10 +220,14 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
       'NODE_TLS_REJECT_UNAUTHORIZED: 0 switches off the check of every certificate; leave it out, and trust a CA of your own with NODE_EXTRA_CA_CERTS',
     )
   }
+  if (settings.SLUICE_SESSION_DATABASE_URL !== undefined && settings.DATABASE_URL === undefined) {
+    problems.push('SLUICE_SESSION_DATABASE_URL: has a meaning only beside DATABASE_URL, which is the pooler')
+  }
   if (problems.length > 0) throw new ConfigError(problems)
 
   return Object.freeze({
     databaseUrl: settings.DATABASE_URL,
+    sessionDatabaseUrl: settings.SLUICE_SESSION_DATABASE_URL,
     smtpUrl: settings.SMTP_URL,
     apiKey: settings.SLUICE_API_KEY,
     host: settings.HOST,

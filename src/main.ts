@@ -1,16 +1,17 @@
+import { DOCTOR_USAGE, runDoctor } from './commands/doctor.ts'
 import { runEncryptionKey } from './commands/encryption-key.ts'
 import { EXIT_CONFIG, EXIT_FAILURE, EXIT_USAGE, UsageError } from './commands/exit.ts'
 import { KEY_USAGE, runKey } from './commands/key.ts'
 import { runMigrate } from './commands/migrate.ts'
 import { ConfigError, describeSettings, readConfig } from './config.ts'
-import { SchemaError } from './db/migrate.ts'
+import { SchemaError } from './db/schema-error.ts'
 import { DatabaseTlsError } from './db/verified-tls.ts'
 
 const USAGE = `Sluice: an email queue backend that needs nothing but Postgres
 
   npm start                        migrate, then run the roles of SLUICE_ROLES
   npm start -- migrate             bring the database to this version and exit
-${KEY_USAGE}  npm start -- encryption-key      print a new key for SLUICE_ENCRYPTION_KEYS
+${DOCTOR_USAGE}${KEY_USAGE}  npm start -- encryption-key      print a new key for SLUICE_ENCRYPTION_KEYS
 
 Settings, from the environment:
 ${describeSettings()}
@@ -21,6 +22,7 @@ const LINGER_MS = 1_000
 
 async function main([command = 'start', ...args]: readonly string[]): Promise<number> {
   if (command === 'key') return runKey(args)
+  if (command === 'doctor') return runDoctor(args)
   if ([command, ...args].some((word) => word === '--help' || word === '-h')) {
     process.stdout.write(USAGE)
     return 0

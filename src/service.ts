@@ -5,6 +5,7 @@ import { type BounceAddresses, createBounceAddresses } from './bounce-address.ts
 import { LiveCatalog } from './catalog.ts'
 import type { Config } from './config.ts'
 import { type Database, openPool } from './db/pool.ts'
+import { refuseUnsoundPooler } from './db/pooler.ts'
 import { createPinnedFetch } from './feedback/pinned-fetch.ts'
 import { Receiver } from './feedback/receive.ts'
 import { unsubscribe } from './feedback/unsubscribe.ts'
@@ -66,7 +67,8 @@ const BULK: Omit<BulkLimits, 'maxBytes'> = {
 export type Core = {
   readonly config: Config
   readonly log: Log
-  readonly databaseUrl: string
+  /** For connections that are held: never a pooler's. */
+  readonly sessionUrl: string
   readonly serviceRole: string | undefined
   readonly db: Database
   readonly pool: Pool
@@ -97,6 +99,8 @@ export async function startService(options: ServiceOptions): Promise<Service> {
 
 async function openCore(options: ServiceOptions): Promise<{ core: Core; close: () => Promise<void> }> {
   const { config, log, databaseUrl, serviceRole } = options
+  const sessionUrl = config.sessionDatabaseUrl ?? databaseUrl
+  if (config.sessionDatabaseUrl !== undefined) await refuseUnsoundPooler(databaseUrl, sessionUrl)
   const {
     db,
     pool,
@@ -105,6 +109,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
     url: databaseUrl,
     maxConnections: config.databaseConnections,
     role: serviceRole,
+    isPooled: config.sessionDatabaseUrl !== undefined,
     log,
   })
   try {
@@ -126,7 +131,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
     const core: Core = {
       config,
       log,
-      databaseUrl,
+      sessionUrl,
       serviceRole,
       db,
       pool,

@@ -84,7 +84,7 @@ export class Worker {
   static async start(core: Core): Promise<Worker> {
     const { config, db, log, bells, catalog } = core
     const session = await WorkerSession.open({
-      url: core.databaseUrl,
+      url: core.sessionUrl,
       role: core.serviceRole,
       log,
       onBell: (payload) => bells.hear(payload),

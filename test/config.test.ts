@@ -17,6 +17,7 @@ test('an empty environment is a working configuration', () => {
   const { environment: _, ...config } = readConfig({})
   assert.deepEqual(config, {
     databaseUrl: undefined,
+    sessionDatabaseUrl: undefined,
     smtpUrl: undefined,
     apiKey: undefined,
     host: '127.0.0.1',

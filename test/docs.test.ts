@@ -33,6 +33,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/bounces.md': [],
   'docs/performance.md': [],
   'docs/production.md': [],
+  'docs/deployments.md': [],
   'docs/statistics.md': [],
 }
 
@@ -52,7 +53,7 @@ const PROMISES: Readonly<Record<string, { readonly query: string; readonly value
 }
 
 /** Roles belong to the whole server: what the documents make is taken away before and after. */
-const ROLES = ['shop_app', 'sluice_app']
+const ROLES = ['shop_app', 'sluice_app', 'sluice_pooled']
 
 for (const [file, deadLetters] of Object.entries(DOCUMENTS)) {
   test(`every command and query of ${file} works as printed`, async (t) => {

@@ -153,7 +153,7 @@ async function rotateKey(args: readonly string[]): Promise<number> {
 
 async function withKeys(work: (db: Database) => Promise<number>): Promise<number> {
   const log = createLog('warn')
-  return withDatabase(readConfig(process.env), log, async ({ url }) => {
+  return withDatabase(readConfig(process.env), log, async ({ sessionUrl: url }) => {
     await migrate({ url, log })
     const { db, close } = openPool({ url, maxConnections: 1, role: undefined, log })
     try {

@@ -6,8 +6,8 @@ import { withDatabase } from './with-database.ts'
 /** `migrate`: brings the database to this version. */
 export async function runMigrate(config: Config): Promise<number> {
   const log = createLog(config.logLevel)
-  return withDatabase(config, log, async ({ url }) => {
-    const { applied } = await migrate({ url, log })
+  return withDatabase(config, log, async ({ sessionUrl }) => {
+    const { applied } = await migrate({ url: sessionUrl, log })
     process.stdout.write(applied.length === 0 ? 'nothing to migrate\n' : `migrated: ${applied.join(', ')}\n`)
     return 0
   })

@@ -10,8 +10,8 @@ import { withDatabase } from './with-database.ts'
 /** Without a command: the chosen roles, until a signal ends them. */
 export async function runService(config: Config): Promise<number> {
   const log = createLog(config.logLevel)
-  return withDatabase(config, log, async ({ url, embedded }) => {
-    const { serviceRole } = await migrate({ url, log })
+  return withDatabase(config, log, async ({ url, sessionUrl, embedded }) => {
+    const { serviceRole } = await migrate({ url: sessionUrl, log })
     const newKey = embedded && config.apiKey === undefined ? await makeFirstKey(url, log) : undefined
     const service = await startService({ config, log, databaseUrl: url, serviceRole })
     if (service.url !== undefined) greet({ config, url, embedded, service, newKey })

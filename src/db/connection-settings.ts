@@ -30,6 +30,19 @@ export function connectionSettings(url: string, role: string | undefined): Clien
   }
 }
 
+/**
+ * How a pooler in transaction mode is reached. It lends a server connection for a transaction, refuses parameters it does
+ * not know, and would hand what is set on a connection to strangers: so nothing is (pooler.ts).
+ */
+export function pooledSettings(url: string): ClientConfig {
+  return {
+    connectionString: url,
+    ...verifiedTls(url),
+    keepAlive: true,
+    keepAliveInitialDelayMillis: KEEPALIVE_IDLE_S * 1_000,
+  }
+}
+
 /** The driver lets `options` of a URL replace those it is given: they are taken out, to stand beside ours. */
 function takeOptions(url: string): { connectionString: string; options: string[] } {
   const parsed = URL.parse(url)

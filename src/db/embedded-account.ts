@@ -38,12 +38,17 @@ export async function choosePlace(options: {
         `Choose another SLUICE_DATA_DIR, run "chmod a+x ${blocked}", or set DATABASE_URL.`,
     )
   }
-  const dataDir = join(SYSTEM_DIR, createHash('sha256').update(wanted).digest('hex').slice(0, 12))
+  const dataDir = relocated(wanted)
   options.log.warn(
     { event: 'postgres_data_relocated', dataDir, wanted, blocked, account: account.name },
     `user "${account.name}", which Postgres runs as, may not enter ${blocked}: the data is kept in ${dataDir}`,
   )
   return { dataDir: await makePassableDirectory(dataDir), account: accountFor(dataDir) }
+}
+
+/** Where data goes that was wanted at this absolute path, when the account cannot reach that. */
+export function relocated(wanted: string): string {
+  return join(SYSTEM_DIR, createHash('sha256').update(wanted).digest('hex').slice(0, 12))
 }
 
 /**

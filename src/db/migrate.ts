@@ -1,8 +1,11 @@
+import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { Client } from 'pg'
 import { installBoss } from '../queue/boss.ts'
 import { queuesFor } from '../queue/queues.ts'
+import { refuseTransactionPooler } from './pooler.ts'
 import { actAsOwner, missingRolesAdvice } from './roles.ts'
+import { SchemaError } from './schema-error.ts'
 import { explainTls, verifiedTls } from './verified-tls.ts'
 
 /**
@@ -14,7 +17,7 @@ import { explainTls, verifiedTls } from './verified-tls.ts'
 const MIGRATIONS = new URL('../../migrations/', import.meta.url)
 const MIGRATE_LOCK = 'mail.migrate'
 
-type Migration = { readonly version: number; readonly name: string; readonly file: URL }
+export type Migration = { readonly version: number; readonly name: string; readonly file: URL }
 
 type MigrateLog = { info(fields: object, text: string): void; warn(fields: object, text: string): void }
 
@@ -24,17 +27,6 @@ export type Migrated = {
   readonly applied: readonly string[]
   /** The role the service should work as, or undefined when the user of the URL cannot take it. */
   readonly serviceRole: string | undefined
-}
-
-/** A database this service cannot work with as it is; the message says what to do. */
-export class SchemaError extends Error {
-  readonly code: 'database_newer' | 'not_migrated' | 'postgres_too_old'
-
-  constructor(code: SchemaError['code'], message: string) {
-    super(message)
-    this.name = 'SchemaError'
-    this.code = code
-  }
 }
 
 export async function migrate(options: MigrateOptions): Promise<Migrated> {
@@ -49,6 +41,8 @@ export async function migrate(options: MigrateOptions): Promise<Migrated> {
   })
   try {
     await refuseOldPostgres(client)
+    // The lock below would stay behind in a connection that others use.
+    await refuseTransactionPooler(client, options.url)
     await client.query('select pg_advisory_lock(hashtextextended($1, 0))', [MIGRATE_LOCK])
     return await migrateLocked(client, options.log)
   } finally {
@@ -62,6 +56,8 @@ async function migrateLocked(client: Client, log: MigrateLog): Promise<Migrated>
   refuseNewerDatabase(known, applied)
   const pending = known.filter((migration) => !applied.has(migration.version))
 
+  // A user of a pooler may have mail_service for its role from the start: `reset role` would come back to that.
+  await client.query('set role none')
   const owner = await actAsOwner(client, log)
   if (!owner.canChangeSchema && pending.length > 0) {
     throw new SchemaError(
@@ -75,7 +71,7 @@ async function migrateLocked(client: Client, log: MigrateLog): Promise<Migrated>
     for (const migration of pending) await apply(client, migration)
     await settleRights(client, log)
   }
-  await client.query('reset role')
+  await client.query('set role none')
   const { rows } = await client.query<{ member: boolean }>(
     "select coalesce(pg_has_role(to_regrole('mail_service')::oid, 'member'), false) as member",
   )
@@ -94,10 +90,14 @@ async function makeSchema(client: Client): Promise<void> {
     create table if not exists mail.migration (
       version integer primary key,
       name text not null,
+      digest text not null default '',
       applied_at timestamptz not null default now()
     )`)
   await client.query(
     "comment on table mail.migration is 'Migrations this database has had: the files of migrations/, by number.'",
+  )
+  await client.query(
+    "comment on column mail.migration.digest is 'SHA-256 of the file as it was run, in hexadecimal.'",
   )
 }
 
@@ -123,12 +123,14 @@ async function settleRights(client: Client, log: MigrateLog): Promise<void> {
 
 async function apply(client: Client, migration: Migration): Promise<void> {
   const text = await readFile(migration.file, 'utf8')
+  const digest = createHash('sha256').update(text).digest('hex')
   await client.query('begin')
   try {
     // First, so that a second migrator that slipped past the lock conflicts here and not in the middle.
-    await client.query('insert into mail.migration (version, name) values ($1, $2)', [
+    await client.query('insert into mail.migration (version, name, digest) values ($1, $2, $3)', [
       migration.version,
       migration.name,
+      digest,
     ])
     await client.query(text)
     await client.query('commit')
@@ -138,7 +140,8 @@ async function apply(client: Client, migration: Migration): Promise<void> {
   }
 }
 
-async function readMigrations(): Promise<Migration[]> {
+/** The migrations of this version, in their order. */
+export async function readMigrations(): Promise<Migration[]> {
   const files = (await readdir(MIGRATIONS)).filter((file) => /^\d{4}_.+\.sql$/.test(file)).sort()
   return files.map((file) => ({
     version: Number(file.slice(0, 4)),

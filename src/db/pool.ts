@@ -2,7 +2,8 @@ import { Kysely, PostgresDialect } from 'kysely'
 import { Client, type ClientBase, type ClientConfig, DatabaseError, Pool } from 'pg'
 import type { Log } from '../log.ts'
 import { ConnectionError } from './connection-error.ts'
-import { connectionSettings } from './connection-settings.ts'
+import { connectionSettings, pooledSettings } from './connection-settings.ts'
+import { refuseUnsound } from './pooler.ts'
 import type { DB } from './types.ts'
 
 export type Database = Kysely<DB>
@@ -12,6 +13,8 @@ export type PoolOptions = {
   readonly maxConnections: number
   /** Work as this role, with its rights and no more. Unset: as the user of the URL. */
   readonly role: string | undefined
+  /** The URL is that of a pooler in transaction mode, and `role` has no effect. */
+  readonly isPooled?: boolean
   readonly log: Log
   /** After so long without an answer the connection is given up. Unset: 30 s. */
   readonly queryTimeoutMs?: number
@@ -19,11 +22,11 @@ export type PoolOptions = {
 
 const CONNECT_TIMEOUT_MS = 3_000
 /** Our longest statement takes a second or two: past this it waits for a lock, and holds others itself. */
-const STATEMENT_TIMEOUT_MS = 25_000
+export const STATEMENT_TIMEOUT_MS = 25_000
 /** More than the server's own limit: whoever reaches it no longer speaks to a server at all. */
 const QUERY_TIMEOUT_MS = 30_000
 /** No transaction of ours waits between two statements; one that does belongs to a process that hangs. */
-const IDLE_IN_TRANSACTION_MS = 60_000
+export const IDLE_IN_TRANSACTION_MS = 60_000
 
 /** The statements that run for every batch; each is planned once a connection instead of every time. */
 const HOT = /^\/\* (?:intake|processing|dispatch|feedback)\.|\bpgboss\./
@@ -39,7 +42,7 @@ function preparedNameOf(text: string): string | undefined {
   return name
 }
 
-type ClientOptions = ClientConfig & { readonly queryTimeoutMs?: number }
+type ClientOptions = ClientConfig & { readonly queryTimeoutMs?: number; readonly isPooled?: boolean }
 
 /**
  * A client that names hot statements, which is how the driver prepares them, and that gives up a connection
@@ -48,11 +51,14 @@ type ClientOptions = ClientConfig & { readonly queryTimeoutMs?: number }
  */
 class PoolClient extends Client {
   readonly #queryTimeoutMs: number
+  /** A name belongs to one server connection, and the next transaction may be on another. */
+  readonly #mayPrepare: boolean
   #isLost = false
 
   constructor(options: ClientOptions = {}) {
     super(options)
     this.#queryTimeoutMs = options.queryTimeoutMs ?? QUERY_TIMEOUT_MS
+    this.#mayPrepare = options.isPooled !== true
     const lose = () => {
       this.#isLost = true
     }
@@ -64,7 +70,8 @@ class PoolClient extends Client {
   override query(...args: any[]): any {
     const callback = typeof args.at(-1) === 'function' ? args.pop() : undefined
     const [text, values] = args
-    const name = typeof text === 'string' && Array.isArray(values) ? preparedNameOf(text) : undefined
+    const isPreparable = this.#mayPrepare && typeof text === 'string' && Array.isArray(values)
+    const name = isPreparable ? preparedNameOf(text) : undefined
     if (name !== undefined) args.splice(0, 2, { name, text, values })
     const answer = this.#answerOf(super.query(...(args as Parameters<Client['query']>)))
     if (callback === undefined) return answer
@@ -105,18 +112,13 @@ class ReportingPool extends Pool {
  * under a statement of `db`, fails with a ConnectionError.
  */
 export function openPool(options: PoolOptions): { db: Database; pool: Pool; close: () => Promise<void> } {
-  const settings = {
-    ...connectionSettings(options.url, options.role),
+  const pool = new ReportingPool({
+    ...(options.isPooled ? pooledOptions(options) : directOptions(options)),
     Client: PoolClient,
     max: options.maxConnections,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-    statement_timeout: STATEMENT_TIMEOUT_MS,
-    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
-    queryTimeoutMs: options.queryTimeoutMs ?? QUERY_TIMEOUT_MS,
     application_name: 'sluice',
-    onConnect: insistOnDurability,
-  }
-  const pool = new ReportingPool(settings)
+  })
   // A connection that breaks is replaced by the pool, and a statement on it fails; but without a listener
   // its error event would end the process. The pool listens only while a connection is idle.
   const onLost = (error: Error) => options.log.debug({ error }, 'database connection lost')
@@ -124,6 +126,21 @@ export function openPool(options: PoolOptions): { db: Database; pool: Pool; clos
   pool.on('connect', (client) => client.on('error', onLost))
   const db = new Kysely<DB>({ dialect: new PostgresDialect({ pool }) })
   return { db, pool, close: () => db.destroy() }
+}
+
+function directOptions({ url, role, queryTimeoutMs = QUERY_TIMEOUT_MS }: PoolOptions) {
+  return {
+    ...connectionSettings(url, role),
+    statement_timeout: STATEMENT_TIMEOUT_MS,
+    idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
+    queryTimeoutMs,
+    onConnect: insistOnDurability,
+  }
+}
+
+/** Limits of the server's side are those of the pooler's user there: see docs/deployments.md. */
+function pooledOptions({ url, queryTimeoutMs = QUERY_TIMEOUT_MS }: PoolOptions) {
+  return { ...pooledSettings(url), queryTimeoutMs, isPooled: true, onConnect: refuseUnsound }
 }
 
 /**

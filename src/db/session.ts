@@ -3,6 +3,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { Client } from 'pg'
 import type { Log } from '../log.ts'
 import { BELL_CHANNEL } from '../queue/bells.ts'
+import { VERSION } from '../version.ts'
 import { connectionSettings } from './connection-settings.ts'
 
 /** First key of the two-part advisory locks that workers hold; the second is the worker's number. */
@@ -106,8 +107,8 @@ export class WorkerSession {
   async #register(client: Client): Promise<void> {
     if (this.#number !== undefined && (await this.#resume(client, this.#number))) return
     const { rows } = await client.query<{ number: number }>(
-      'insert into mail.worker (name) values ($1) returning number',
-      [`${hostname()}:${process.pid}`],
+      'insert into mail.worker (name, version) values ($1, $2) returning number',
+      [`${hostname()}:${process.pid}`, VERSION],
     )
     const number = rows[0]?.number
     if (number === undefined) throw new Error('no worker number was given')

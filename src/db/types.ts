@@ -608,6 +608,10 @@ export interface MailMessagePrepared {
 
 export interface MailMigration {
   applied_at: Generated<Timestamp>
+  /**
+   * SHA-256 of the file as it was run, in hexadecimal.
+   */
+  digest: Generated<string>
   name: string
   version: number
 }
@@ -1240,6 +1244,10 @@ export interface MailWorker {
   number: Generated<number>
   seen_at: Generated<Timestamp>
   started_at: Generated<Timestamp>
+  /**
+   * Of Sluice, as the process runs it.
+   */
+  version: Generated<string>
 }
 
 export interface DB {

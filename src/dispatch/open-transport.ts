@@ -82,7 +82,12 @@ function openSmtp(settings: TransportSettings): Transport {
   }
 }
 
-function openApi(
+/**
+ * What is particular to a provider, and where it is.
+ *
+ * @throws TransportSettingsError
+ */
+export function openApi(
   transport: Exclude<TransportKind, 'smtp'>,
   settings: TransportSettings,
 ): { readonly api: MailApi; readonly baseUrl: URL } {

@@ -1,8 +1,10 @@
 import type { Readable } from 'node:stream'
+import { TLSSocket } from 'node:tls'
 import type { NodemailerError } from 'nodemailer/lib/errors'
 import SMTPConnection, { type SMTPConnectionSendInfo } from 'nodemailer/lib/smtp-connection'
 import type { SmtpTarget } from '../smtp-url.ts'
 import { outcomeOf, parseReply, rateOf, refusedRecipient, type SmtpPhase } from './classify.ts'
+import { type Certificate, certificateOf } from './http/api-check.ts'
 import { type Envelope, type SendOutcome, type UnreachableCode, UPLOAD_BYTES_PER_MS } from './transport.ts'
 
 const QUIT_MS = 2_000
@@ -72,6 +74,16 @@ export class SmtpSession {
       connection.login(auth, done),
     )
     return login.ok ? undefined : this.#abandon('auth', login.error)
+  }
+
+  get isEncrypted(): boolean {
+    return this.#connection.secure
+  }
+
+  /** The server's, while the connection is encrypted. */
+  get certificate(): Certificate | undefined {
+    const { _socket: socket } = this.#connection
+    return socket instanceof TLSSocket ? certificateOf(socket) : undefined
   }
 
   async send(envelope: Envelope, payload: Buffer, signal: AbortSignal | undefined): Promise<SendOutcome> {

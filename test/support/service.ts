@@ -32,7 +32,7 @@ export async function startTestService(
 ): Promise<TestService> {
   const config = readConfig(environmentOf(database.url, extra))
   const log = createLog(config.logLevel)
-  const { serviceRole } = await migrate({ url: database.url, log })
+  const { serviceRole } = await migrate({ url: config.sessionDatabaseUrl ?? database.url, log })
   const service = await startService({ config, log, databaseUrl: database.url, serviceRole })
   database.beforeDrop(() => service.stop())
   return { ...service, request: (path, options) => request(service.url ?? '', path, options) }

@@ -10,6 +10,7 @@ import {
   type SendOutcome,
   type Transport,
 } from '../transport.ts'
+import type { ApiCheck } from './api-check.ts'
 import { sendBatch } from './batch.ts'
 import type { HttpAnswer, HttpClient, HttpRequest } from './client.ts'
 import { encodeJson } from './json-body.ts'
@@ -40,6 +41,7 @@ export type MailApi = {
   /** The outcome when the answer says that the mail was accepted; otherwise what it says instead. */
   readAnswer(answer: HttpAnswer, piece: Piece): Accepted | ApiFault
   readonly batch?: BatchApi
+  readonly check: ApiCheck
 }
 
 export type Accepted = Extract<SendOutcome, { kind: 'accepted' }>

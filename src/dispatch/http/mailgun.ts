@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { MailContent } from '../mime/mail-content.ts'
+import { type CheckAnswer, type CheckResult, unreadable } from './api-check.ts'
 import type { HttpAnswer, HttpRequest } from './client.ts'
 import { type Accepted, type MailApi, type Piece, readJson } from './mail-api.ts'
 import { addressesOf } from './recipients.ts'
@@ -45,7 +46,30 @@ export function mailgunApi({ apiKey, domain }: MailgunSettings): MailApi {
     rules: RULES,
     toRequest: (piece) => form(`/v3/${domain}/messages.mime`, authorization, piece),
     readAnswer,
+    check: {
+      request: () => ({ path: `/v3/domains/${domain}`, headers: { authorization } }),
+      read: readDomain,
+    },
   }
+}
+
+const Domain = z.object({ domain: z.object({ state: z.string() }) })
+
+/**
+ * …/api-reference/send/mailgun/domains. A domain sending key may do nothing but send (…/authentication), so a refusal
+ * does not tell it from a wrong one.
+ */
+function readDomain({ status, body }: CheckAnswer): CheckResult {
+  if (status === 404)
+    return { verdict: 'refused', words: 'it does not know the domain of the options, in this region' }
+  if (status === 401 || status === 403) {
+    return { verdict: 'unclear', words: 'it refused to be asked: the API key is wrong, or may only send' }
+  }
+  const read = status === 200 ? readJson(Domain, body) : undefined
+  if (read === undefined) return unreadable(status)
+  return read.domain.state === 'active'
+    ? { verdict: 'usable', words: 'the API key is accepted, and the domain is active' }
+    : { verdict: 'refused', words: 'the API key is accepted, but the domain is not active' }
 }
 
 /** RFC 7578. `to` is the envelope: Bcc recipients stand there too, and only there. */

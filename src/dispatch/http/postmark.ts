@@ -1,5 +1,6 @@
 import { z } from 'zod'
 import type { OutgoingAttachment } from '../mime/attachment-part.ts'
+import { type CheckAnswer, type CheckResult, unreadable } from './api-check.ts'
 import type { HttpAnswer } from './client.ts'
 import { Base64Bytes } from './json-body.ts'
 import {
@@ -72,7 +73,16 @@ export function postmarkApi({ serverToken, messageStream }: PostmarkSettings): M
       toRequest: (pieces) => jsonRequest('/email/batch', headers, pieces.map(toMessage)),
       readAnswer: readBatch,
     },
+    check: { request: () => ({ path: '/server', headers }), read: readServer },
   }
+}
+
+/** postmarkapp.com/developer/api/server-api: 401 with error code 10 for a wrong token. */
+function readServer({ status }: CheckAnswer): CheckResult {
+  if (status === 200) return { verdict: 'usable', words: 'the server token is accepted' }
+  if (status === 401 || status === 403)
+    return { verdict: 'refused', words: 'the server token is not accepted' }
+  return unreadable(status)
 }
 
 function message({ mail, addressing }: Piece, stream: string | undefined) {

@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto'
 import { z } from 'zod'
 import type { OutgoingAttachment } from '../mime/attachment-part.ts'
+import { type CheckAnswer, type CheckResult, unreadable } from './api-check.ts'
 import type { HttpAnswer } from './client.ts'
 import { Base64Bytes } from './json-body.ts'
 import {
@@ -73,6 +74,17 @@ const SentBatch = z.object({
   errors: z.array(z.object({ index: z.int(), message: z.string() })).optional(),
 })
 
+/** resend.com/docs/api-reference/errors: a key that may only send is told so when it asks for anything else. */
+function readDomains({ status, body }: CheckAnswer): CheckResult {
+  if (status === 200) return { verdict: 'usable', words: 'the API key is accepted' }
+  if (readJson(Refused, body)?.name === 'restricted_api_key') {
+    return { verdict: 'usable', words: 'the API key is accepted, and may only send' }
+  }
+  return [400, 401, 403].includes(status)
+    ? { verdict: 'refused', words: 'the API key is not accepted' }
+    : unreadable(status)
+}
+
 export function resendApi({ apiKey }: ResendSettings): MailApi {
   const authorization = `Bearer ${apiKey}`
   return {
@@ -84,6 +96,7 @@ export function resendApi({ apiKey }: ResendSettings): MailApi {
     toRequest: (piece) =>
       jsonRequest('/emails', { authorization, 'idempotency-key': piece.key }, content(piece)),
     readAnswer,
+    check: { request: () => ({ path: '/domains', headers: { authorization } }), read: readDomains },
     batch: {
       size: MAX_BATCH,
       takesAttachments: false,

@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import type { Address } from '../../message/message.ts'
 import type { OutgoingAttachment } from '../mime/attachment-part.ts'
+import { type CheckAnswer, type CheckResult, unreadable } from './api-check.ts'
 import type { HttpAnswer } from './client.ts'
 import { Base64Bytes } from './json-body.ts'
 import { type Accepted, jsonRequest, type MailApi, type Piece, readJson } from './mail-api.ts'
@@ -55,7 +56,20 @@ export function sendGridApi({ apiKey }: SendGridSettings): MailApi {
     rules: RULES,
     toRequest: (piece) => jsonRequest('/v3/mail/send', headers, content(piece)),
     readAnswer,
+    check: { request: () => ({ path: '/v3/scopes', headers }), read: readScopes },
   }
+}
+
+const Scopes = z.object({ scopes: z.array(z.string()) })
+
+/** www.twilio.com/docs/sendgrid/api-reference/api-key-permissions: what this key may do. */
+function readScopes({ status, body }: CheckAnswer): CheckResult {
+  if (status === 401 || status === 403) return { verdict: 'refused', words: 'the API key is not accepted' }
+  const read = status === 200 ? readJson(Scopes, body) : undefined
+  if (read === undefined) return unreadable(status)
+  return read.scopes.includes('mail.send')
+    ? { verdict: 'usable', words: 'the API key may send' }
+    : { verdict: 'refused', words: 'the API key is valid but lacks the permission mail.send' }
 }
 
 function content({ mail, addressing }: Piece) {

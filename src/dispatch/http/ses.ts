@@ -1,5 +1,6 @@
 import { AwsV4Signer } from 'aws4fetch'
 import { z } from 'zod'
+import { type CheckAnswer, type CheckResult, unreadable } from './api-check.ts'
 import type { HttpAnswer, HttpRequest } from './client.ts'
 import { Base64Bytes } from './json-body.ts'
 import { type Accepted, jsonRequest, type MailApi, type Piece, readJson } from './mail-api.ts'
@@ -19,6 +20,7 @@ export type SesSettings = {
 /** docs.aws.amazon.com/ses/latest/dg/quotas.html: 40 MB a message for API v2, its attachments in base64. */
 const MAX_BYTES = 40_000_000
 const PATH = '/v2/email/outbound-emails'
+const ACCOUNT_PATH = '/v2/email/account'
 
 /** "Errors" of API_SendEmail.html, then CommonErrors.html; older names of the same are still seen. */
 const RULES: readonly ApiRule[] = [
@@ -85,25 +87,63 @@ export function sesApi(settings: SesSettings): MailApi {
     rules: RULES,
     toRequest: (piece) => signed(settings, piece),
     readAnswer,
+    check: {
+      request: async () => ({
+        path: ACCOUNT_PATH,
+        headers: await signatureOf(settings, 'GET', ACCOUNT_PATH),
+      }),
+      read: readAccount,
+    },
   }
+}
+
+const Account = z.object({ SendingEnabled: z.boolean(), ProductionAccessEnabled: z.boolean() })
+/** What an identity without the right to ask hears, once its signature was found to be good. */
+const MAY_NOT_ASK = ['AccessDeniedException', 'AccessDenied', 'NotAuthorized']
+
+/** docs.aws.amazon.com/ses/latest/APIReference-V2/API_GetAccount.html */
+function readAccount({ status, body, headers }: CheckAnswer): CheckResult {
+  const account = status === 200 ? readJson(Account, body) : undefined
+  if (account?.SendingEnabled === false)
+    return { verdict: 'refused', words: 'sending is paused for this account' }
+  if (account?.ProductionAccessEnabled === false) {
+    return { verdict: 'unclear', words: 'the account is in the sandbox: it sends to verified addresses only' }
+  }
+  if (account !== undefined)
+    return { verdict: 'usable', words: 'the credentials are accepted, and the account may send' }
+  const fault = refusalOf(headers, body)
+  if (MAY_NOT_ASK.includes(fault.name)) {
+    return { verdict: 'unclear', words: 'the credentials are accepted, but may not ask (ses:GetAccount)' }
+  }
+  return [400, 401, 403].includes(status)
+    ? { verdict: 'refused', words: `the credentials are not accepted (${fault.name || status})` }
+    : unreadable(status)
 }
 
 /** SigV4 covers host, date, token and body; nothing else is added to the request afterwards that it should cover. */
 async function signed(settings: SesSettings, piece: Piece): Promise<HttpRequest> {
-  const { baseUrl, region, accessKeyId, secretAccessKey, sessionToken } = settings
   const plain = jsonRequest(PATH, {}, content(settings, piece))
+  const signature = await signatureOf(settings, 'POST', PATH, plain)
+  return { ...plain, headers: { ...plain.headers, ...signature } }
+}
+
+async function signatureOf(
+  { baseUrl, region, accessKeyId, secretAccessKey, sessionToken }: SesSettings,
+  method: 'GET' | 'POST',
+  path: string,
+  plain?: HttpRequest,
+): Promise<Record<string, string>> {
   const { headers } = await new AwsV4Signer({
-    method: 'POST',
-    url: new URL(baseUrl.pathname.replace(/\/$/, '') + PATH, baseUrl).href,
-    headers: plain.headers,
-    body: plain.body as Uint8Array<ArrayBuffer>,
+    method,
+    url: new URL(baseUrl.pathname.replace(/\/$/, '') + path, baseUrl).href,
+    ...(plain === undefined ? {} : { headers: plain.headers, body: plain.body as Uint8Array<ArrayBuffer> }),
     accessKeyId,
     secretAccessKey,
     service: 'ses',
     region,
     ...(sessionToken === undefined ? {} : { sessionToken }),
   }).sign()
-  return { ...plain, headers: { ...plain.headers, ...Object.fromEntries(headers) } }
+  return Object.fromEntries(headers)
 }
 
 /** Who gets a raw message is said by `Destination`; its own headers only show it. */
@@ -127,15 +167,16 @@ function readAnswer({ status, headers, body }: HttpAnswer): Accepted | ApiFault 
     const id = safeText(sent.MessageId, [])
     return { kind: 'accepted', reply: `200 ${id}`, providerMessageId: id, refused: [] }
   }
+  const { name, text } = refusalOf(headers, body)
+  return { status, providerCode: name === '' ? undefined : name, text }
+}
+
+function refusalOf(headers: HttpAnswer['headers'], body: string | undefined) {
   const refused = readJson(Refused, body)
   const type = headers['x-amzn-errortype']
   // `Name:http://internal/…` in the header, `prefix#Name` in the body.
   const [name = ''] = (typeof type === 'string' ? type : (refused?.__type?.split('#').at(-1) ?? '')).split(
     ':',
   )
-  return {
-    status,
-    providerCode: name === '' ? undefined : name,
-    text: refused?.message ?? refused?.Message,
-  }
+  return { name, text: refused?.message ?? refused?.Message }
 }
