@@ -206,7 +206,7 @@ test('every table and view says what it is, and every check has a name that does
   assert.deepEqual(silent, [])
   const unnamed = await database.query(
     `select c.conrelid::regclass::text, c.conname from pg_constraint c
-     where c.connamespace = 'mail'::regnamespace and c.contype = 'c' and c.conname !~ '_(is|has|are|names|belongs)_'`,
+     where c.connamespace = 'mail'::regnamespace and c.contype = 'c' and c.conname !~ '_(is|has|are|name|names|belongs|opens|closes)_'`,
   )
   assert.deepEqual(unnamed, [])
   const functions = await database.query(
