@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict'
 import { randomUUIDv7 } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { describe, type TestContext, test } from 'node:test'
 import { STANDARD_SECRET, standardCall } from '../feedback/proofs.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
@@ -382,4 +385,33 @@ test('a message whose key is missing waits as a dead letter that names it, and g
   await untilStatus(database, id, 'sent')
   assert.ok(mailOf({ sink } as Open, id).includes(`Your code ${canary}`))
   assert.deepEqual(await database.query('select * from mail.encryption_key_use'), [])
+})
+
+test('an attachment named by URL is stored sealed; of a host that has none neither job nor letter tells the address', async (t) => {
+  const canary = newCanary()
+  const files = createServer((request, response) => {
+    if (request.url?.startsWith('/gone') === true) response.writeHead(404).end()
+    else response.end(`bytes ${canary}`)
+  })
+  await once(files.listen(0, '127.0.0.1'), 'listening')
+  t.after(() => files.close())
+  const host = `http://127.0.0.1:${(files.address() as AddressInfo).port}`
+  const opened = await open(t, { SLUICE_ATTACHMENT_HOSTS: host })
+  const { service, database } = opened
+  const send = async (path: string) =>
+    idOf(
+      await service.request('/emails', {
+        body: secretMail(canary, { attachments: [{ path: `${host}${path}` }] }),
+      }),
+    )
+  const fetched = await send(`/file/${canary}.txt`)
+  await untilStatus(database, fetched, 'sent')
+  const mail = mailOf(opened, fetched)
+  assert.ok(
+    mail.includes(`${canary}.txt`) && mail.includes(Buffer.from(`bytes ${canary}`).toString('base64')),
+  )
+
+  const letter = await deadLetterOf(database, await send(`/gone/${canary}.txt`))
+  assert.equal(letter.code, 'attachment_refused')
+  assert.deepEqual(await tablesWith(database, canary), [])
 })
