@@ -70,6 +70,9 @@ begin
     grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_reader;
     grant select on mail.scale_setting to mail_reader;
     grant execute on function mail.scale(), mail.scale_streams() to mail_reader;
+    grant select on mail.alert, mail.alert_rule, mail.alert_measure, mail.alert_silence, mail.alerts_now, mail.old_transaction,
+      mail.partition_gap to mail_reader;
+    grant execute on function mail.in_words(double precision), mail.rests(text, text) to mail_reader;
   end if;
 
   if to_regrole('mail_operator') is not null then
@@ -103,6 +106,14 @@ begin
     grant select, update (min_workers, max_workers, rate_per_worker) on mail.scale_setting to mail_operator;
     grant execute on function mail.scale(), mail.scale_streams() to mail_operator;
     grant select, update on mail.intake_limit to mail_operator;
+    grant select on mail.alert, mail.alert_measure, mail.alert_silence, mail.alerts_now, mail.alert_delivery, mail.alert_notice,
+      mail.old_transaction, mail.partition_gap, mail.worker_death to mail_operator;
+    grant select, insert, update, delete on mail.alert_rule to mail_operator;
+    -- Where alerts go is not an operator's to change, and the URL may hold a token.
+    grant select (id, name, kind, url_env, secret_env, address, sender, min_severity, enabled, created_at),
+      update (min_severity, enabled) on mail.alert_target to mail_operator;
+    grant execute on function mail.acknowledge(uuid), mail.silence(text, text, timestamptz), mail.unsilence(text, text),
+      mail.in_words(double precision), mail.rests(text, text), mail.uuid7_floor(timestamptz) to mail_operator;
     grant execute on function mail.measure_intake() to mail_operator;
     grant execute on function mail.why(uuid), mail.suppress(text, text, text, text, jsonb, timestamptz), mail.unsuppress(text, text),
       mail.suppress_many(text[], text, text, timestamptz),

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 import type { Pool } from 'pg'
+import { Notifier } from './alerts/notifier.ts'
 import { type BounceAddresses, createBounceAddresses } from './bounce-address.ts'
 import { LiveCatalog } from './catalog.ts'
 import type { Config } from './config.ts'
@@ -31,6 +32,7 @@ import { Sealer } from './sealer.ts'
 import { readSecret } from './secret.ts'
 import { createUnsubscribeLinks, type UnsubscribeLinks } from './unsubscribe-links.ts'
 import { createDuties } from './upkeep/duties.ts'
+import type { Duty } from './upkeep/duty.ts'
 import { lead, stopLeading } from './upkeep/measures-queries.ts'
 import { Rescuer } from './upkeep/rescue.ts'
 import { createStatisticsLoop } from './upkeep/statistics.ts'
@@ -157,7 +159,8 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   const worker = config.roles.has('worker') ? await orClose(Worker.start(core), close) : undefined
   const { acceptor, mover } = createIntake(core)
   const pressure = new PressureGauge({ db, log, now: () => performance.now() })
-  const upkeep = createUpkeepOf(core, worker)
+  const notifier = createNotifier(core)
+  const upkeep = createUpkeepOf(core, worker, notifier)
   const statistics = worker === undefined ? undefined : createStatisticsLoop(core)
   const receiver = createReceiver(core)
   mover.start()
@@ -181,14 +184,18 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
       ends('intake', closeDoor(), settled),
       ends('worker', worker?.stop(limit) ?? Promise.resolve(), settled),
     ])
-    const isUpkeepEnded = await ends('upkeep', Promise.all([upkeep.stop(), statistics?.stop()]), settled)
+    const endUpkeep = async () => {
+      await Promise.all([upkeep.stop(), statistics?.stop()])
+      await notifier.stop(limit)
+    }
+    const isUpkeepEnded = await ends('upkeep', endUpkeep(), settled)
     const isClosed = await ends('connections', close(), Date.now() + CLOSE_MS)
     const isClean = isUpkeepEnded && isClosed && parts.every((isEnded) => isEnded)
     log.info({ isClean }, 'stopped')
     return isClean
   }
   const server = config.roles.has('api')
-    ? await orClose(openApi(core, { acceptor, mover, pressure, receiver }, hasInbox), () =>
+    ? await orClose(openApi(core, { acceptor, mover, pressure, receiver, notifier }, hasInbox), () =>
         stopAll(undefined),
       )
     : undefined
@@ -265,7 +272,7 @@ function limitsOf({ attachmentHosts }: Config): MessageLimits {
   return { ...DEFAULT_MESSAGE_LIMITS, attachmentHosts }
 }
 
-function createUpkeepOf(core: Core, worker: Worker | undefined): Upkeep {
+function createUpkeepOf(core: Core, worker: Worker | undefined, notifier: Notifier): Upkeep {
   const { db, boss, bells, log, process: id } = core
   const rescuer =
     worker === undefined
@@ -279,12 +286,34 @@ function createUpkeepOf(core: Core, worker: Worker | undefined): Upkeep {
         }
   return createUpkeep({
     log,
-    duties: createDuties({ ...core, rescue }),
+    duties: [...createDuties({ ...core, rescue }), tellAlerts(notifier)],
     leadership: {
       lead: () => lead(db, id, `${hostname()}:${process.pid}`),
       resign: () => stopLeading(db, id),
     },
   })
+}
+
+function createNotifier({ db, log, config }: Core): Notifier {
+  return new Notifier({
+    db,
+    log,
+    environment: config.environment,
+    hosts: config.webhookHosts,
+    now: Date.now,
+  })
+}
+
+function tellAlerts(notifier: Notifier): Duty {
+  return {
+    name: 'telling of alerts',
+    everyMs: 1_000,
+    isForLeader: true,
+    run: async () => {
+      await notifier.look()
+      return false
+    },
+  }
 }
 
 function createReceiver({ db, boss, bells, log, config }: Core): Receiver {
@@ -304,11 +333,12 @@ type Doors = {
   readonly mover: Loop
   readonly pressure: PressureGauge
   readonly receiver: Receiver
+  readonly notifier: Notifier
 }
 
 async function openApi(
   core: Core,
-  { acceptor, mover, pressure, receiver }: Doors,
+  { acceptor, mover, pressure, receiver, notifier }: Doors,
   hasInbox: boolean,
 ): Promise<HttpServer> {
   const { config, db, log, catalog, renderer, unsubscribeLinks } = core
@@ -332,6 +362,7 @@ async function openApi(
     bulk: { maxBytes: config.maxBulkBytes, ...BULK },
     admit: (stream) => pressure.admit(stream),
     receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),
+    testAlertTarget: (id) => notifier.test(id),
     checkTemplate: async (source) => {
       const checked = await renderer.check({ key: 'draft', ...source })
       return checked.ok ? undefined : checked.reason

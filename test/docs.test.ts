@@ -35,6 +35,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/production.md': [],
   'docs/deployments.md': [],
   'docs/statistics.md': [],
+  'docs/alerts.md': [],
 }
 
 /** What the session of a document promises to have done, as one value. */

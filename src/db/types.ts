@@ -16,6 +16,195 @@ export type Numeric = ColumnType<string, number | string, number | string>
 
 export type Timestamp = ColumnType<Date, Date | string, Date | string>
 
+export interface MailAlert {
+  acknowledged_at: Timestamp | null
+  acknowledged_by: string | null
+  /**
+   * Since when it has not been seen any more, while it is not resolved yet.
+   */
+  clear_since: Timestamp | null
+  /**
+   * What to look at next, as it is pasted into psql.
+   */
+  command: string
+  fired_at: Generated<Timestamp>
+  id: Generated<string>
+  last_seen_at: Generated<Timestamp>
+  page: string
+  provider: string | null
+  resolved_at: Timestamp | null
+  rule: string
+  severity: string
+  /**
+   * When it was first seen above the threshold.
+   */
+  since: Timestamp
+  stream: string | null
+  /**
+   * The stream, provider, worker or the like that it is about; empty when there is only one.
+   */
+  subject: string
+  threshold: number
+  value: number
+  /**
+   * One sentence: what, and since when.
+   */
+  what: string
+  worst_value: number
+}
+
+export interface MailAlertDelivery {
+  /**
+   * What the message says: fixed at the first attempt.
+   */
+  alerts: unknown | null
+  created_at: Generated<Timestamp>
+  ended_at: Timestamp | null
+  id: Generated<string>
+  last_error: string | null
+  /**
+   * A process has it in hand; past this moment it is taken for dead.
+   */
+  leased_until: Timestamp | null
+  next_attempt_at: Generated<Timestamp>
+  /**
+   * gathering: not tried yet, still takes up what is new; sending: tried until it is sent or, after a day, failed.
+   */
+  state: Generated<string>
+  target_id: string
+  tries: Generated<number>
+}
+
+export interface MailAlertMeasure {
+  clear_at: number | null
+  detail: unknown | null
+  provider: string | null
+  rule: string | null
+  stream: string | null
+  subject: string | null
+  threshold: number | null
+  value: number | null
+  what: string | null
+}
+
+export interface MailAlertNews {
+  alert_id: string | null
+  event: string | null
+  target_id: string | null
+}
+
+export interface MailAlertNotice {
+  alert_id: string
+  at: Generated<Timestamp>
+  delivery_id: string
+  event: string
+  id: Generated<Int8>
+  target_id: string
+}
+
+export interface MailAlertPending {
+  rule: string
+  seen_at: Timestamp
+  since: Timestamp
+  subject: string
+}
+
+export interface MailAlertRule {
+  /**
+   * Over at this and below. Unset: at the threshold.
+   */
+  clear_at: number | null
+  /**
+   * So long it has to be over before it is resolved.
+   */
+  clear_for_s: Generated<number>
+  /**
+   * What to look at next, in SQL for mail_operator; {stream}, {provider}, {stage} and {endpoint} stand for what the alert is about, quoted.
+   */
+  command: string
+  description: string
+  enabled: Generated<boolean>
+  /**
+   * So long it has to last before it fires.
+   */
+  for_s: Generated<number>
+  kind: string
+  /**
+   * Below so many it is not measured: attempts of the last minute (error_rate, retry_rate), messages sent in it (time_to_send), waiting (growth), or passing in a usual minute (rate_drop).
+   */
+  min_volume: number | null
+  name: string
+  /**
+   * The page of the dashboard.
+   */
+  page: Generated<string>
+  provider: string | null
+  /**
+   * Told again so often until somebody acknowledges it. Unset: once.
+   */
+  repeat_s: number | null
+  severity: Generated<string>
+  /**
+   * Only this one. Unset: each for itself.
+   */
+  stream: string | null
+  /**
+   * Fires above it: messages, seconds, messages a second, a share of 1, or 0 for what is to be told at once.
+   */
+  threshold: number
+  /**
+   * True: only streams of priority 0 to 3; false: only the others.
+   */
+  urgent: boolean | null
+}
+
+export interface MailAlertSilence {
+  id: Generated<Int8>
+  made_at: Generated<Timestamp>
+  made_by: Generated<string>
+  rule: string
+  subject: string | null
+  until: Timestamp
+}
+
+export interface MailAlertsNow {
+  acknowledged_at: Timestamp | null
+  acknowledged_by: string | null
+  command: string | null
+  id: string | null
+  page: string | null
+  rule: string | null
+  severity: string | null
+  silenced_until: Timestamp | null
+  since: Timestamp | null
+  subject: string | null
+  told: string | null
+  what: string | null
+}
+
+export interface MailAlertTarget {
+  address: string | null
+  created_at: Generated<Timestamp>
+  enabled: Generated<boolean>
+  id: Generated<string>
+  kind: string
+  min_severity: Generated<string>
+  name: string
+  /**
+   * Environment variable with the secret (whsec_…) that signs the requests as Standard Webhooks has it.
+   */
+  secret_env: string | null
+  /**
+   * From: of the mail.
+   */
+  sender: string | null
+  url: string | null
+  /**
+   * Environment variable with the URL, where that is a secret (Slack's is).
+   */
+  url_env: string | null
+}
+
 export interface MailApiKey {
   created_at: Generated<Timestamp>
   /**
@@ -616,6 +805,15 @@ export interface MailMigration {
   version: number
 }
 
+export interface MailOldTransaction {
+  application: string | null
+  database: string | null
+  open_s: number | null
+  pid: number | null
+  prepared: string | null
+  role: string | null
+}
+
 export interface MailOutbox {
   id: Generated<string>
   idempotency_key: string | null
@@ -638,6 +836,11 @@ export interface MailOutbox {
    */
   source: Generated<string>
   stream: string | null
+}
+
+export interface MailPartitionGap {
+  day: Timestamp | null
+  parent: string | null
 }
 
 export interface MailProvider {
@@ -830,6 +1033,12 @@ export interface MailSendWindow {
    * An IANA name, such as Europe/Berlin.
    */
   time_zone: Generated<string>
+}
+
+export interface MailSnapshotSeen {
+  first_seen_at: Generated<Timestamp>
+  pid: number
+  xid: Int8
 }
 
 export interface MailStat {
@@ -1250,7 +1459,24 @@ export interface MailWorker {
   version: Generated<string>
 }
 
+export interface MailWorkerDeath {
+  died_at: Generated<Timestamp>
+  id: Generated<Int8>
+  name: string
+  number: number
+}
+
 export interface DB {
+  'mail.alert': MailAlert
+  'mail.alert_delivery': MailAlertDelivery
+  'mail.alert_measure': MailAlertMeasure
+  'mail.alert_news': MailAlertNews
+  'mail.alert_notice': MailAlertNotice
+  'mail.alert_pending': MailAlertPending
+  'mail.alert_rule': MailAlertRule
+  'mail.alert_silence': MailAlertSilence
+  'mail.alert_target': MailAlertTarget
+  'mail.alerts_now': MailAlertsNow
   'mail.api_key': MailApiKey
   'mail.api_key_bucket': MailApiKeyBucket
   'mail.attachment': MailAttachment
@@ -1287,7 +1513,9 @@ export interface DB {
   'mail.message_content': MailMessageContent
   'mail.message_prepared': MailMessagePrepared
   'mail.migration': MailMigration
+  'mail.old_transaction': MailOldTransaction
   'mail.outbox': MailOutbox
+  'mail.partition_gap': MailPartitionGap
   'mail.provider': MailProvider
   'mail.provider_event': MailProviderEvent
   'mail.provider_ref': MailProviderRef
@@ -1301,6 +1529,7 @@ export interface DB {
   'mail.scheduled': MailScheduled
   'mail.secret': MailSecret
   'mail.send_window': MailSendWindow
+  'mail.snapshot_seen': MailSnapshotSeen
   'mail.stat': MailStat
   'mail.stat_time': MailStatTime
   'mail.stat_value': MailStatValue
@@ -1323,4 +1552,5 @@ export interface DB {
   'mail.webhook_source': MailWebhookSource
   'mail.webhook_status': MailWebhookStatus
   'mail.worker': MailWorker
+  'mail.worker_death': MailWorkerDeath
 }

@@ -4,6 +4,8 @@ import { ByteRoom } from '../byte-room.ts'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import { ApiError } from '../errors.ts'
 import { UNSUBSCRIBE_PATH } from '../unsubscribe-links.ts'
+import { alertTargetRoutes } from './alert-targets.ts'
+import { alertRoutes, alertRuleRoutes } from './alerts.ts'
 import { apiKeyRoutes } from './api-keys.ts'
 import { authenticate } from './auth.ts'
 import { limitBodyTo } from './body-limit.ts'
@@ -46,6 +48,9 @@ const API_PATHS = [
   '/dead-letters',
   '/stats',
   '/scale',
+  '/alerts',
+  '/alert-rules',
+  '/alert-targets',
   '/suppressions',
   '/api-keys',
   '/webhook-sources',
@@ -91,6 +96,9 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/dead-letters', deadLetterRoutes(deps))
   app.route('/stats', statsRoutes(deps))
   app.route('/scale', scaleRoutes(deps))
+  app.route('/alerts', alertRoutes(deps))
+  app.route('/alert-rules', alertRuleRoutes(deps))
+  app.route('/alert-targets', alertTargetRoutes(deps))
   app.route('/suppressions', suppressionRoutes(deps))
   app.route('/api-keys', apiKeyRoutes(deps))
   app.route('/webhook-sources', webhookSourceRoutes(deps))

@@ -121,4 +121,6 @@ export type AppDeps = {
   /** Where webhooks may go beside the public internet. */
   readonly webhookHosts: readonly ListedHost[]
   readonly receiveWebhook: (kind: WebhookKind, endpoint: string, call: WebhookCall) => Promise<WebhookReceipt>
+  /** Why a target could not be told of a test, or null when it was; undefined when there is no such target. */
+  readonly testAlertTarget: (id: string) => Promise<string | null | undefined>
 }

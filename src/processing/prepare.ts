@@ -1,3 +1,4 @@
+import { ALERT_SOURCE, ALERT_STREAM, providerForAlerts } from '../alert-mail.ts'
 import type { Provider, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import { parseAddress } from '../message/address.ts'
@@ -46,6 +47,10 @@ export async function prepareBatch(
     deriveTexts(deps.renderer, batch),
   ])
   const provider = stream.route.find((name) => providers.has(name))
+  const isAboutAlerts = ({ source }: queries.AcceptedMessage) =>
+    stream.name === ALERT_STREAM && source === ALERT_SOURCE
+  // Not by the provider that it may be about.
+  const sound = batch.some(isAboutAlerts) ? await providerForAlerts(deps.db) : undefined
   const later = new Set(deferred)
   const rows = batch
     .filter((each) => !later.has(each.id))
@@ -58,7 +63,7 @@ export async function prepareBatch(
         text: texts.get(each.id),
         offer: offers.get(each) ?? NO_OFFER,
         suppressed,
-        provider,
+        provider: isAboutAlerts(each) ? (sound ?? provider) : provider,
         stream,
       })
     })

@@ -1,6 +1,7 @@
 import type { Database } from '../db/pool.ts'
 import type { Log } from '../log.ts'
 import type { Meter } from '../meter.ts'
+import { createAlertDuty } from './alerts.ts'
 import { createDepthDuty } from './depth.ts'
 import type { Duty } from './duty.ts'
 import { addMeasures } from './measures-queries.ts'
@@ -29,6 +30,7 @@ export function createDuties(deps: DutyDeps): readonly Duty[] {
     everySecond('watch over the intake', () => watchIntake(deps)),
     everySecond('measures', () => meter.tell((measures) => addMeasures(db, process, measures))),
     createDepthDuty({ db, now: () => performance.now() }),
+    createAlertDuty({ db, log }),
     {
       name: 'partitions',
       everyMs: HOURLY_MS,

@@ -79,7 +79,10 @@ export async function takeClaims(
 }
 
 export async function forgetWorker(trx: Transaction, worker: number): Promise<void> {
-  await trx.deleteFrom('mail.worker').where('number', '=', worker).execute()
+  await sql`/* upkeep.forget_worker */
+    with gone as (delete from mail.worker where number = ${worker} returning number, name)
+    insert into mail.worker_death (number, name) select number, name from gone
+  `.execute(trx)
 }
 
 export type IntakeLoss = { readonly intact_at: Date; readonly at_least: string; readonly at_most: string }

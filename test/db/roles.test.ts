@@ -58,6 +58,13 @@ const READER_VIEWS = [
   'webhook_endpoint_status',
   'send_window',
   'domain_limit',
+  'alert',
+  'alert_rule',
+  'alert_measure',
+  'alert_silence',
+  'alerts_now',
+  'old_transaction',
+  'partition_gap',
 ]
 const OPERATOR_TABLES = [
   ...READER_VIEWS,
@@ -75,6 +82,9 @@ const OPERATOR_TABLES = [
   'webhook_endpoint',
   'webhook_attempt',
   'domain_pace',
+  'alert_delivery',
+  'alert_notice',
+  'worker_death',
 ]
 const SECRET_TABLES = [
   'message_content',
@@ -93,6 +103,7 @@ const SECRET_TABLES = [
   'secret',
   'webhook_secret',
   'webhook_delivery',
+  'alert_target',
 ]
 
 /** Statements that change what only the service, through its own code, may change. */
@@ -136,6 +147,10 @@ const WRITES = [
   "select mail.webhook_requeue(gen_random_uuid(), '{}')",
   'select mail.apply_grants()',
   'select * from mail.watch_intake()',
+  'delete from mail.alert',
+  "insert into mail.alert_target (name, kind, url) values ('evil', 'generic', 'https://evil.example.com')",
+  "update mail.alert_target set url = 'https://evil.example.com'",
+  'select * from mail.evaluate_alerts()',
   'create table mail.mine ()',
   'select * from pgboss.job',
 ]
@@ -239,6 +254,10 @@ const REPAIRS = [
   "insert into mail.domain_limit (domain, quota) values ('gmail.com', 20)",
   'update mail.domain_limit set quota = 5, burst = 2',
   'delete from mail.domain_limit',
+  'update mail.alert_rule set threshold = 5, clear_at = 5',
+  "delete from mail.alert_rule where name = 'lag'",
+  'update mail.alert_target set enabled = false',
+  "select mail.silence('lag'), mail.unsilence('lag'), mail.acknowledge(gen_random_uuid())",
 ]
 
 describe('mail_operator', () => {
@@ -262,6 +281,11 @@ describe('mail_operator', () => {
   test('may see which events were told, and how that went, and not what was told', async () => {
     await as('mail_operator', 'select id, type, state, last_status from mail.webhook_delivery')
     await mayNot('mail_operator', ['select payload from mail.webhook_delivery'])
+  })
+
+  test('may see who is told of alerts, and not the URL, which may be a secret', async () => {
+    await as('mail_operator', 'select name, kind, url_env, enabled from mail.alert_target')
+    await mayNot('mail_operator', ['select url from mail.alert_target'])
   })
 
   test('may not read bodies or keys, and changes nothing by hand', async () => {

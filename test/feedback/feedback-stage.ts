@@ -84,6 +84,7 @@ export async function openFeedback(database: TestDatabase) {
     hasInbox: false,
     publicUrl: undefined,
     webhookHosts: [],
+    testAlertTarget: async () => undefined,
     receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),
   })
   database.beforeDrop(async () => {

@@ -198,6 +198,7 @@ test('a fault of our own is 500 and says nothing of the database', async () => {
     hasInbox: false,
     publicUrl: undefined,
     webhookHosts: [],
+    testAlertTarget: async () => undefined,
   })
   const response = await app.request('/emails', {
     method: 'POST',

@@ -216,6 +216,31 @@ test('about webhooks of the app', async () => {
   await ask('removeWebhook', { params })
 })
 
+test('about alerts', async () => {
+  const { id } = await ask<{ id: string }>('createAlertTarget', {
+    body: { name: 'team', kind: 'generic', url: receiver.url },
+  })
+  const params = { id, name: 'lag' }
+  await ask('listAlertTargets')
+  await ask('getAlertTarget', { params })
+  await ask('testAlertTarget', { params })
+  await ask('changeAlertTarget', { params, body: { min_severity: 'critical' } })
+  await ask('listAlertRules')
+  await ask('changeAlertRule', { params, body: { threshold: 0, clear_at: 0, for_s: 0 } })
+  const until = new Date(Date.now() + 60_000).toISOString()
+  await ask('silenceAlertRule', { params, body: { until, subject: 'marketing' } })
+  await database.query("insert into mail.worker_death (number, name) values (1, 'here:1')")
+  const alert = await eventually('an alert fires', async () => {
+    const { data } = await ask<{ data: { id: string }[] }>('listAlerts', {
+      query: '?rule=worker_died&state=open',
+    })
+    return data[0]
+  })
+  await ask('getAlert', { params: alert })
+  await ask('acknowledgeAlert', { params: alert })
+  await ask('removeAlertTarget', { params })
+})
+
 test('about the service', async () => {
   await ask('isAlive')
   await ask('isReady')

@@ -49,6 +49,7 @@ export const TAGS = {
   Streams: 'Kinds of mail that must not hold each other up.',
   Providers: 'Where mail leaves, how fast, and how each is doing.',
   Statistics: 'What was sent and what became of it.',
+  Alerts: 'What is wrong, when that is said, and to whom.',
   'API keys': 'Who may do what.',
   Webhooks: 'What your app is told.',
   'Webhook sources': 'Who may tell what became of mail.',

@@ -1,3 +1,4 @@
+import { alertOperations, alertTargetOperations } from './alerts.ts'
 import { apiKeyOperations } from './api-keys.ts'
 import { deadLetterOperations } from './dead-letters.ts'
 import { emailOperations } from './emails.ts'
@@ -21,6 +22,8 @@ export const OPERATIONS: readonly Operation[] = [
   ...streamOperations,
   ...providerOperations,
   ...statsOperations,
+  ...alertOperations,
+  ...alertTargetOperations,
   ...apiKeyOperations,
   ...webhookOperations,
   ...webhookSourceOperations,

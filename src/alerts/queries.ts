@@ -1,0 +1,143 @@
+import { sql } from 'kysely'
+import { ALERT_SOURCE, ALERT_STREAM } from '../alert-mail.ts'
+import type { Database } from '../db/pool.ts'
+import { inTransaction } from '../db/transaction.ts'
+
+export type Target = {
+  readonly name: string
+  readonly kind: 'slack' | 'generic' | 'email'
+  readonly url: string | null
+  readonly url_env: string | null
+  readonly secret_env: string | null
+  readonly address: string | null
+  readonly sender: string | null
+}
+
+/** An alert as a target is told of it. Moments are ISO 8601. */
+export type ToldAlert = {
+  readonly id: string
+  readonly event: 'fired' | 'reminded' | 'resolved'
+  readonly rule: string
+  readonly subject: string
+  readonly severity: 'warning' | 'critical'
+  readonly stream: string | null
+  readonly provider: string | null
+  readonly what: string
+  readonly value: number
+  readonly worst_value: number
+  readonly threshold: number
+  readonly since: string
+  readonly fired_at: string
+  readonly resolved_at: string | null
+  readonly command: string
+  readonly page: string
+}
+
+export type Delivery = Target & {
+  readonly id: string
+  readonly created_at: Date
+  /** Attempts with this one; who ends another attempt has another number, and changes nothing. */
+  readonly tries: number
+  readonly alerts: readonly ToldAlert[]
+}
+
+/** Longer than any attempt takes: a lease that is over belongs to a process that died. */
+const LEASE = sql`interval '60 seconds'`
+
+/** Takes what is due: of each target the oldest message alone, so that nothing overtakes. */
+export async function claimDeliveries(db: Database): Promise<Delivery[]> {
+  const { rows } = await sql<Delivery>`/* alerts.claim */
+    with head as materialized (
+      select distinct on (d.target_id) d.id
+      from mail.alert_delivery d
+      join mail.alert_target t on t.id = d.target_id and t.enabled
+      where d.state in ('gathering', 'sending')
+      order by d.target_id, d.id
+    ), claimed as (
+      update mail.alert_delivery d
+      set state = 'sending', tries = d.tries + 1, leased_until = clock_timestamp() + ${LEASE},
+        alerts = coalesce(d.alerts, (
+          select jsonb_agg(to_jsonb(told) order by told.fired_at, told.id)
+          from (
+            select distinct on (n.alert_id)
+              a.id, n.event, a.rule, a.subject, a.severity, a.stream, a.provider, a.what, a.value, a.worst_value,
+              a.threshold, a.since, a.fired_at, a.resolved_at, a.command, a.page
+            from mail.alert_notice n
+            join mail.alert a on a.id = n.alert_id
+            where n.delivery_id = d.id
+            order by n.alert_id, n.id desc
+          ) told
+        ), '[]')
+      from head
+      where d.id = head.id and d.state in ('gathering', 'sending') and d.next_attempt_at <= clock_timestamp()
+        and (d.leased_until is null or d.leased_until < clock_timestamp())
+      returning d.id, d.target_id, d.created_at, d.tries, d.alerts
+    )
+    select c.id, c.created_at, c.tries, c.alerts, t.name, t.kind, t.url, t.url_env, t.secret_env, t.address, t.sender
+    from claimed c
+    join mail.alert_target t on t.id = c.target_id
+  `.execute(db)
+  return rows
+}
+
+type Attempt = Pick<Delivery, 'id' | 'tries'>
+
+export async function storeSent(db: Database, { id, tries }: Attempt): Promise<void> {
+  await sql`/* alerts.sent */
+    update mail.alert_delivery
+    set state = 'sent', ended_at = clock_timestamp(), leased_until = null, last_error = null
+    where id = ${id}::uuid and state = 'sending' and tries = ${tries}
+  `.execute(db)
+}
+
+/** `delayMs` until the next attempt; null gives it up. */
+export async function storeFailed(
+  db: Database,
+  { id, tries }: Attempt,
+  error: string,
+  delayMs: number | null,
+): Promise<void> {
+  await sql`/* alerts.failed */
+    update mail.alert_delivery
+    set last_error = ${error}, leased_until = null,
+      state = case when ${delayMs}::double precision is null then 'failed' else 'sending' end,
+      ended_at = case when ${delayMs}::double precision is null then clock_timestamp() end,
+      next_attempt_at = coalesce(
+        clock_timestamp() + make_interval(secs => ${delayMs}::double precision / 1000), next_attempt_at
+      )
+    where id = ${id}::uuid and state = 'sending' and tries = ${tries}
+  `.execute(db)
+}
+
+export type AlertMail = {
+  readonly from: string
+  readonly to: string
+  readonly subject: string
+  readonly text: string
+}
+
+/** Puts mail about alerts on its way; with its delivery that is over, in the same transaction. */
+export async function handInMail(db: Database, mail: AlertMail, delivery?: Attempt): Promise<void> {
+  await inTransaction(db, async (trx) => {
+    await sql`/* alerts.hand_in_mail */
+      insert into mail.outbox (message, stream, priority, source)
+      values (${JSON.stringify(mail)}::json, ${ALERT_STREAM}, 0, ${ALERT_SOURCE})
+    `.execute(trx)
+    if (delivery === undefined) return
+    const { rows } = await sql`/* alerts.mail_handed_in */
+      update mail.alert_delivery
+      set state = 'sent', ended_at = clock_timestamp(), leased_until = null, last_error = null
+      where id = ${delivery.id}::uuid and state = 'sending' and tries = ${delivery.tries}
+      returning id
+    `.execute(trx)
+    // Another process has it in hand, and its mail is the one that goes.
+    if (rows.length === 0) throw new Error('the lease of this delivery is over')
+  })
+}
+
+export async function findTarget(db: Database, id: string): Promise<Target | undefined> {
+  const { rows } = await sql<Target>`/* alerts.find_target */
+    select name, kind, url, url_env, secret_env, address, sender from mail.alert_target where id = ${id}::uuid
+  `.execute(db)
+  return rows[0]
+}
