@@ -345,11 +345,13 @@ async function openApi(
   const keyUse = new KeyUse(db, log)
   await pressure.look()
   pressure.loop.start()
+  const stopping = new AbortController()
   const app = createApp({
     db,
     log,
     catalog,
     hasInbox,
+    stopping: stopping.signal,
     publicUrl: config.publicUrl,
     keyring: new Keyring(db, config.apiKey, { onUse: (keyId) => keyUse.note(keyId) }),
     webhookHosts: config.webhookHosts,
@@ -377,6 +379,7 @@ async function openApi(
   return {
     url: server.url,
     async close(limit) {
+      stopping.abort()
       await server.close(limit)
       await keyUse.write()
     },

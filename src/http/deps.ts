@@ -115,6 +115,8 @@ export type AppDeps = {
   /** Safe to repeat. */
   readonly unsubscribe: (unsubscription: Unsubscription) => Promise<void>
   readonly hasInbox: boolean
+  /** Aborted when the service begins to stop: what would go on for ever ends. */
+  readonly stopping: AbortSignal
   /** How browsers reach us, without a slash at its end; undefined where nobody said. */
   readonly publicUrl: string | undefined
   /** Verifies a call and stores it durably; rejects only when the database cannot be reached. */

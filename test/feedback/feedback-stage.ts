@@ -82,6 +82,7 @@ export async function openFeedback(database: TestDatabase) {
     readUnsubscribeToken: () => undefined,
     unsubscribe: () => Promise.reject(new Error('not part of this stage')),
     hasInbox: false,
+    stopping: new AbortController().signal,
     publicUrl: undefined,
     webhookHosts: [],
     testAlertTarget: async () => undefined,

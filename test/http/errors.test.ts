@@ -196,6 +196,7 @@ test('a fault of our own is 500 and says nothing of the database', async () => {
     readUnsubscribeToken: () => undefined,
     unsubscribe: () => Promise.reject(new Error('this process cannot do it')),
     hasInbox: false,
+    stopping: new AbortController().signal,
     publicUrl: undefined,
     webhookHosts: [],
     testAlertTarget: async () => undefined,

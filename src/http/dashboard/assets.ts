@@ -9,7 +9,16 @@ export const ASSETS_PATH = '/dashboard/assets'
 /** Files beside this one, or of a package, by the name they are served under. */
 const FILES: Readonly<Record<string, { readonly type: string; readonly url: URL }>> = {
   'dashboard.css': { type: 'text/css', url: new URL('dashboard.css', import.meta.url) },
+  'overview.css': { type: 'text/css', url: new URL('overview.css', import.meta.url) },
+  'live.js': { type: 'text/javascript', url: new URL('live.js', import.meta.url) },
+  'plots.js': { type: 'text/javascript', url: new URL('plots.js', import.meta.url) },
+  'uplot.css': { type: 'text/css', url: ofPackage('uplot/dist/uPlot.min.css') },
+  'uplot.js': { type: 'text/javascript', url: ofPackage('uplot/dist/uPlot.esm.js') },
   'icon.svg': { type: 'image/svg+xml', url: new URL('icon.svg', import.meta.url) },
+}
+
+function ofPackage(path: string): URL {
+  return new URL(import.meta.resolve(path))
 }
 
 export function addAssets(routes: Hono<DashboardEnv>): void {

@@ -7,6 +7,7 @@ import type { AuthEnv } from '../auth.ts'
 import { limitBodyTo } from '../body-limit.ts'
 import type { AppDeps } from '../deps.ts'
 import type { FailedAttempts } from '../failed-attempts.ts'
+import { addAlerts } from './alerts.ts'
 import { addAssets } from './assets.ts'
 import { addDeadLetters } from './dead-letters.ts'
 import { type DashboardEnv, type Page, type PageContext, show } from './frame.ts'
@@ -14,8 +15,11 @@ import { preparePage, requireOwnForm, requireSession } from './guard.ts'
 import { addMessage } from './message.ts'
 import { addMessages } from './messages.ts'
 import { addOverview } from './overview.ts'
+import { addProcesses } from './processes.ts'
+import { addProviders } from './providers.ts'
 import { createSessions } from './session.ts'
 import { addSignIn } from './sign-in.ts'
+import { addStreams } from './streams.ts'
 import { addSuppressions } from './suppressions.ts'
 import { addTemplates } from './templates.ts'
 
@@ -46,8 +50,12 @@ export function dashboardRoutes(
   for (const path of ['/', '/logout', '/dashboard/*']) {
     routes.use(path, requireSession(guard), shared.limitRate, requireOwnForm(guard))
   }
+  addOverview(routes, { ...deps, sessions })
+  addAlerts(routes, deps)
+  addProviders(routes, deps)
+  addStreams(routes, deps)
+  addProcesses(routes, deps)
   addSignIn(routes, { ...deps, sessions, failures: shared.failures })
-  addOverview(routes)
   addMessages(routes, deps)
   addMessage(routes, deps)
   addDeadLetters(routes, deps)

@@ -24,10 +24,14 @@ export type PageContext = Context<DashboardEnv>
 /** The parts of the dashboard, in the order of the navigation. */
 const SECTIONS = {
   overview: { path: '/', name: 'Overview' },
+  alerts: { path: '/dashboard/alerts', name: 'Alerts' },
+  providers: { path: '/dashboard/providers', name: 'Providers' },
+  streams: { path: '/dashboard/streams', name: 'Streams' },
   messages: { path: '/dashboard/messages', name: 'Messages' },
   deadLetters: { path: '/dashboard/dead-letters', name: 'Dead letters' },
   suppression: { path: '/dashboard/suppressions', name: 'Suppression' },
   templates: { path: '/dashboard/templates', name: 'Templates' },
+  processes: { path: '/dashboard/processes', name: 'Processes' },
 } as const
 export type Section = keyof typeof SECTIONS
 
@@ -39,6 +43,8 @@ export type Page = {
   readonly status?: 200 | 400 | 401 | 403 | 404 | 405 | 413 | 422 | 429 | 500 | 503
   /** Paths of scripts below ASSETS_PATH: the page has to work without. */
   readonly scripts?: readonly string[]
+  /** Paths of stylesheets below ASSETS_PATH, beside that of all pages. */
+  readonly styles?: readonly string[]
 }
 
 /** The answer to a request for a page. */
@@ -46,7 +52,7 @@ export function show(c: PageContext, page: Page): Response | Promise<Response> {
   return c.html(document(c, page), page.status ?? 200)
 }
 
-function document(c: PageContext, { title, section, body, scripts = [] }: Page): Html {
+function document(c: PageContext, { title, section, body, scripts = [], styles = [] }: Page): Html {
   const session = c.get('session') as Session | undefined
   return html`<!doctype html>
 <html lang="en">
@@ -57,6 +63,7 @@ function document(c: PageContext, { title, section, body, scripts = [] }: Page):
     <title>${title} · Sluice</title>
     <link rel="icon" href="${ASSETS_PATH}/icon.svg" type="image/svg+xml">
     <link rel="stylesheet" href="${ASSETS_PATH}/dashboard.css">
+    ${styles.map((path) => html`<link rel="stylesheet" href="${ASSETS_PATH}/${path}">`)}
     ${scripts.map((path) => html`<script src="${ASSETS_PATH}/${path}" type="module"></script>`)}
   </head>
   <body>
