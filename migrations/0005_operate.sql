@@ -256,7 +256,7 @@ begin
     if exists (select from mail.intake i where i.id = why.id) or exists (select from mail.outbox o where o.id = why.id) then
       return 'Accepted a moment ago; the mover takes it next. If this lasts, no Sluice process is running against this database.';
     end if;
-    return 'No message has this id: it was never accepted, its retention is over, or it was a repeat under an idempotency key.';
+    return 'No message has this id: it was never accepted, its retention is over, it was erased, or it was a repeat under an idempotency key.';
   end if;
 
   case m.status
@@ -309,7 +309,9 @@ begin
         m.provider, m.last_error, m.stream);
     when 'dead' then
       select * into d from mail.dead_letter where message_id = m.id;
-      return format('Dead since %s: failed in %s with %s: %s', d.died_at, d.stage, d.code, d.reason);
+      return format('Dead since %s: failed in %s with %s: %s%s', d.died_at, d.stage, d.code, d.reason,
+        case when not exists (select from mail.message_content c where c.id = m.id and c.removed_at is null)
+          then ' (Its content was removed, so it cannot be sent again.)' end);
     when 'suppressed' then
       return 'Not sent: every recipient is on the suppression list.';
     when 'canceled' then
@@ -363,14 +365,22 @@ comment on function mail.suppress(text, text, text, text, jsonb, timestamptz) is
   'No more mail to this address, in every stream or in the one named, for ever or until a time. Safe to repeat.';
 
 create function mail.unsuppress(address text, scope text default '*') returns boolean
-language sql volatile security definer
+language plpgsql volatile security definer
 set search_path = pg_catalog, mail, pg_temp
 as $$
+declare
+  plain text := lower(btrim(unsuppress.address, E' \t\r\n'));
+  was_listed boolean;
+begin
   with gone as (
-    delete from mail.suppression s
-    where s.address = lower(btrim(unsuppress.address, E' \t\r\n')) and s.scope = unsuppress.scope
+    delete from mail.suppression s where s.address = plain and s.scope = unsuppress.scope returning 1
+  ), erased as (
+    delete from mail.suppression_hash h
+    where h.id in (select e.id from mail.erased_suppressions(array[plain]) e where e.scope = unsuppress.scope)
     returning 1
   )
-  select exists (select from gone)
+  select exists (select from gone) or exists (select from erased) into was_listed;
+  return was_listed;
+end
 $$;
 comment on function mail.unsuppress(text, text) is 'Takes an address off the list; false when it was not on it.';

@@ -102,6 +102,7 @@ begin
     grant select on mail.domain_pace to mail_operator;
     grant execute on function mail.window_opens(text, timestamptz) to mail_operator;
     grant select on mail.intake_pressure to mail_operator;
+    grant select, update on mail.retention to mail_operator;
     grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_operator;
     grant select, update (min_workers, max_workers, rate_per_worker) on mail.scale_setting to mail_operator;
     grant execute on function mail.scale(), mail.scale_streams() to mail_operator;
@@ -121,6 +122,7 @@ begin
       mail.dlq_retry(uuid), mail.dlq_retry(jsonb, integer, double precision),
       mail.dlq_discard(uuid), mail.dlq_discard(jsonb, integer),
       mail.cancel(uuid), mail.reschedule(uuid, timestamptz),
+      mail.retention_plan(), mail.retain(integer), mail.erase(text),
       mail.provider_hold(text, boolean), mail.most_common(jsonb),
       mail.read_events(text, integer), mail.latest_event(),
       mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_operator;

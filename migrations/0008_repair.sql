@@ -338,8 +338,22 @@ language plpgsql volatile
 set search_path = pg_catalog, mail, pg_temp
 as $$
 declare
+  whole uuid[];
   again uuid[];
 begin
+  -- In their order. Retention leaves the content of dead letters alone; a person may not have.
+  whole := array(
+    select given.id
+    from unnest(ids) with ordinality as given (id, place)
+    where exists (select from mail.message_content c where c.id = given.id and c.removed_at is null)
+    order by given.place
+  );
+  if whole = '{}' and ids <> '{}' then
+    raise exception 'the content of message % was removed, so it cannot be sent again', ids[1]
+      using errcode = 'object_not_in_prerequisite_state',
+        hint = format('Hand it in anew, and give this one up: select mail.dlq_discard(%L).', ids[1]);
+  end if;
+  ids := whole;
   with given as (
     delete from mail.dead_letter d where d.message_id = any (ids) and d.stage <> 'intake' returning d.message_id
   ), message as (
@@ -393,21 +407,27 @@ $$;
 comment on function mail.dlq_retry(jsonb, integer, double precision) is
   'Sends the dead letters that match again, oldest first, at most so many, so many a second; returns how many. (Those the intake refused go through the door again at once.) Example: mail.dlq_retry(''{"template":"welcome"}'', 500)';
 
-create function mail.discard(ids uuid[]) returns integer
-language sql volatile
+create function mail.discard(ids uuid[], by_whom text default session_user) returns integer
+language plpgsql volatile
 set search_path = pg_catalog, mail, pg_temp
 as $$
+declare
+  discarded integer;
+begin
   with gone as (
     delete from mail.dead_letter d where d.message_id = any (ids) returning d.message_id
   ), message as (
     update mail.message m set status = 'canceled' from gone where m.id = gone.message_id and m.status = 'dead' returning m.id
   ), event as (
     insert into mail.event (message_id, type, detail)
-    select id, 'discarded', json_build_object('by', session_user) from message
+    select id, 'discarded', json_build_object('by', by_whom) from message
   )
-  select count(*)::integer from gone
+  select count(*) into discarded from gone;
+  perform mail.remove_content(ids);
+  return discarded;
+end
 $$;
-comment on function mail.discard(uuid[]) is 'What mail.dlq_discard does with the messages it picked.';
+comment on function mail.discard(uuid[], text) is 'What mail.dlq_discard does with the messages it picked, and retention with those that nobody retried.';
 
 create function mail.dlq_discard(id uuid) returns boolean
 language sql volatile security definer
@@ -450,6 +470,8 @@ begin
   if as_what = 'retry' then
     delete from mail.message_prepared p where p.id = m.id;
     perform mail.enqueue_processing(array[m.id], 1);
+  else
+    perform mail.remove_content(array[m.id]);
   end if;
   return true;
 end

@@ -24,11 +24,12 @@ comment on column mail.attachment.given_at is
 create table mail.attachment_use (
   sha256 bytea not null references mail.attachment,
   day date not null,
-  primary key (sha256, day)
+  stream text not null,
+  primary key (sha256, day, stream)
 );
 create index attachment_use_of_day on mail.attachment_use (day);
 comment on table mail.attachment_use is
-  'On which days messages were accepted that carry an attachment: it is kept as long as the messages of one of them are.';
+  'On which days and in which streams messages were accepted that carry an attachment: it is kept as long as the content of one of them is.';
 comment on column mail.attachment_use.day is 'The UTC day in the ids of the messages, as their partitions are cut.';
 
 create function mail.uuid7_day(id uuid) returns date

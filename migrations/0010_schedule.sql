@@ -34,6 +34,7 @@ begin
     update mail.message set status = 'canceled', next_attempt_at = null where message.id = m.id;
     insert into mail.event (message_id, type, detail)
     values (m.id, 'canceled', json_build_object('by', session_user, 'was', m.status));
+    perform mail.remove_content(array[m.id]);
     return 'canceled';
   end if;
   return m.status;

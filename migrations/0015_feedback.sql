@@ -53,7 +53,7 @@ create table mail.feedback (
 create index feedback_in_time on mail.feedback using brin (received_at);
 create index feedback_not_applied on mail.feedback (endpoint, id) where state <> 'applied';
 comment on table mail.feedback is
-  'Each delivery of a webhook whose proof was right, once, as it came. Applied ones are kept for 30 days, which also keeps their keys from being used again.';
+  'Each delivery of a webhook whose proof was right, once, as it came. How long is in mail.retention; keeping applied ones keeps their keys from being used again.';
 comment on column mail.feedback.event_key is 'The delivery''s own id, or a digest of it: a repeat is stored once.';
 comment on column mail.feedback.reason is 'Why it is parked; of applied ones, what there was nothing to do about.';
 comment on column mail.feedback.body is 'The raw bytes that were verified; of a mail (dsn) its first 256 KiB. Emptied when it was applied and is about sensitive mail.';

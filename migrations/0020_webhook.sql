@@ -67,7 +67,7 @@ create table mail.webhook_delivery (
 ) with (fillfactor = 80);
 create index webhook_delivery_of_endpoint on mail.webhook_delivery (endpoint_id, id);
 comment on table mail.webhook_delivery is
-  'One event told, or to be told, to one endpoint. Kept for 30 days; the job that carries it out is in queue webhook.<endpoint>.';
+  'One event told, or to be told, to one endpoint. How long is in mail.retention; the job that carries it out is in queue webhook.<endpoint>.';
 comment on column mail.webhook_delivery.id is
   'The webhook-id of its requests, the same at every attempt and replay. Made of the time of the event, the event and the endpoint, so that an event can be there only once.';
 comment on column mail.webhook_delivery.state is 'pending: not tried yet; attempting: failed so far, will be tried again; success; failed: given up.';
@@ -197,7 +197,7 @@ begin
 end
 $$;
 comment on function mail.webhook_remove(uuid) is
-  'Removes an endpoint, its secrets and what waits for it; what it was told stays for its 30 days. False when there is none.';
+  'Removes an endpoint, its secrets and what waits for it; what it was told stays for its time. False when there is none.';
 
 create function mail.webhook_enable(id uuid) returns boolean
 language plpgsql volatile security definer

@@ -69,7 +69,7 @@ create table mail.alert (
   acknowledged_by text
 ) with (fillfactor = 50);
 create unique index alert_is_open_once on mail.alert (rule, subject) where resolved_at is null;
-comment on table mail.alert is 'What fired, once for each rule and subject while it lasts; resolved ones are kept for 90 days.';
+comment on table mail.alert is 'What fired, once for each rule and subject while it lasts; how long resolved ones are kept is in mail.retention.';
 comment on column mail.alert.subject is 'The stream, provider, worker or the like that it is about; empty when there is only one.';
 comment on column mail.alert.since is 'When it was first seen above the threshold.';
 comment on column mail.alert.clear_since is 'Since when it has not been seen any more, while it is not resolved yet.';
@@ -547,7 +547,6 @@ begin
   select coalesce(array_agg(new.id), '{}') into fired from new;
 
   perform mail.tell_alerts(moment, resolved);
-  delete from mail.alert a where a.resolved_at < moment - interval '90 days';
   return query
     select case when a.id = any (fired) then 'fired' else 'resolved' end, a.id, a.rule, a.subject, a.severity, a.value, a.threshold, a.what
     from mail.alert a

@@ -5,7 +5,7 @@ language plpgsql
 set search_path = pg_catalog, mail, pg_temp
 as $$
 begin
-  update mail.message_content c set sealed = null, key_id = null where c.id = new.id and c.sealed is not null;
+  update mail.message_content c set sealed = null, key_id = null, removed_at = clock_timestamp() where c.id = new.id and c.sealed is not null;
   update mail.message_prepared p set sealed = null, key_id = null where p.id = new.id and p.sealed is not null;
   return null;
 end

@@ -59,10 +59,14 @@ function slicesOf(contents: readonly AttachmentContent[]): AttachmentContent[][]
 }
 
 /** That a message carries these bytes. */
-export type AttachmentUse = { readonly messageId: string; readonly sha256: string }
+export type AttachmentUse = {
+  readonly messageId: string
+  readonly stream: string
+  readonly sha256: string
+}
 
 /**
- * Notes on which days these bytes are used, so that they stay as long as those messages do; returns the sizes of
+ * Notes on which days and in which streams these bytes are used, so that they stay as long as that content does; returns the sizes of
  * those that are stored, by their hash.
  */
 export async function useAttachments(
@@ -71,14 +75,14 @@ export async function useAttachments(
 ): Promise<Map<string, number>> {
   const { rows } = await sql<{ sha256: string; size: number }>`/* attachment.use */
     with used as materialized (
-      select distinct decode(sha256, 'hex') as sha256, mail.uuid7_day("messageId") as day
-      from json_to_recordset(${JSON.stringify(uses)}::json) as given ("messageId" uuid, sha256 text)
+      select distinct decode(sha256, 'hex') as sha256, mail.uuid7_day("messageId") as day, stream
+      from json_to_recordset(${JSON.stringify(uses)}::json) as given ("messageId" uuid, stream text, sha256 text)
     ), known as materialized (
       select a.sha256, a.size from mail.attachment a where a.sha256 = any (array(select sha256 from used))
     ), noted as (
-      insert into mail.attachment_use (sha256, day)
-      select used.sha256, used.day from used join known using (sha256)
-      order by used.sha256, used.day -- as in keepAttachments
+      insert into mail.attachment_use (sha256, day, stream)
+      select used.sha256, used.day, used.stream from used join known using (sha256)
+      order by used.sha256, used.day, used.stream -- as in keepAttachments
       on conflict do nothing
     )
     select encode(sha256, 'hex') as sha256, size from known

@@ -9,11 +9,7 @@ export async function findSuppressed(
   addresses: readonly string[],
 ): Promise<Set<string>> {
   const { rows } = await sql<{ address: string }>`/* suppression.find */
-    select distinct address
-    from mail.suppression
-    where address = any (${addresses}::text[])
-      and scope in ('*', ${stream})
-      and (expires_at is null or expires_at > now())
+    select address from mail.suppressed_among(${addresses}::text[], ${stream}::text) as address
   `.execute(db)
   return new Set(rows.map((row) => row.address))
 }

@@ -36,6 +36,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/deployments.md': [],
   'docs/statistics.md': [],
   'docs/alerts.md': [],
+  'docs/retention.md': [],
 }
 
 /** What the session of a document promises to have done, as one value. */

@@ -267,6 +267,7 @@ export interface MailAttachmentUse {
    */
   day: Timestamp
   sha256: Buffer
+  stream: string
 }
 
 export interface MailBucket {
@@ -758,6 +759,10 @@ export interface MailMessageContent {
   key_id: string | null
   message: unknown
   /**
+   * Since then only the envelope is left in message.
+   */
+  removed_at: Timestamp | null
+  /**
    * Of sensitive mail: subject, bodies, headers, template data and attachments, encrypted (s1.<part>.<key id>.<bytes>); the message has the rest. Null once it is removed.
    */
   sealed: string | null
@@ -980,6 +985,48 @@ export interface MailQueueDepth {
   stream: string | null
 }
 
+export interface MailRetention {
+  /**
+   * After an alert was over.
+   */
+  alert_days: Generated<number>
+  /**
+   * Then a dead letter is discarded. Until then its content stays, whatever its stream says: it can be retried.
+   */
+  dead_letter_days: Generated<number>
+  /**
+   * Whom a message was from and to, its tags and metadata stay at least so long, though its content has gone: bounces come late. Never longer than metadata_days.
+   */
+  envelope_days: Generated<number>
+  /**
+   * Raw deliveries of providers that were applied, and events that no message was found for.
+   */
+  feedback_days: Generated<number>
+  one: Generated<boolean>
+  /**
+   * Raw deliveries of providers that could not be read or applied, for a person to look at.
+   */
+  parked_days: Generated<number>
+  provider_event_days: Generated<number>
+  stat_days: Generated<number>
+  /**
+   * After the end of a suppression that has one.
+   */
+  suppression_days: Generated<number>
+  /**
+   * Deliveries to the app's webhooks that ended, with their attempts.
+   */
+  webhook_days: Generated<number>
+}
+
+export interface MailRetentionMark {
+  day: Timestamp
+  is_done: boolean
+  looked_at: Generated<Timestamp>
+  stream: string
+  what: string
+}
+
 export interface MailSample {
   at: Timestamp
   deferred: Int8
@@ -1127,6 +1174,10 @@ export interface MailStream {
    * Mail that goes out by SMTP has an envelope sender of its own there (bounce+…@), so that a bounce tells which message it is about. Null: the From address.
    */
   bounce_domain: string | null
+  /**
+   * Bodies, subjects, template data and attachments stay for so many whole days after the UTC day of acceptance, and until the message is settled; 0: only until then.
+   */
+  content_days: Generated<number>
   created_at: Generated<Timestamp>
   /**
    * The content of its mail is encrypted wherever it is stored, removed on sending, and never shown. A message may say so of itself: "sensitive": true.
@@ -1136,6 +1187,10 @@ export interface MailStream {
    * A message that is still deferred at this age becomes a dead letter, whatever its attempts.
    */
   max_age_s: Generated<number>
+  /**
+   * The rest of a message stays for so many: its status, timeline and search terms.
+   */
+  metadata_days: Generated<number>
   name: string
   /**
    * When nobody can know whether a provider took a message: retry sends again (at least once), hold waits for a person or a webhook.
@@ -1203,6 +1258,19 @@ export interface MailSuppression {
   reason: string
   scope: Generated<string>
   source: Generated<string>
+}
+
+export interface MailSuppressionHash {
+  created_at: Timestamp
+  erased_at: Generated<Timestamp>
+  expires_at: Timestamp | null
+  /**
+   * HMAC-SHA256 of the address in lower case, by the key suppression in mail.secret.
+   */
+  hash: Buffer
+  id: string
+  origin: string
+  scope: string
 }
 
 export interface MailSuppressionRule {
@@ -1524,6 +1592,8 @@ export interface DB {
   'mail.provider_window': MailProviderWindow
   'mail.queue': MailQueue
   'mail.queue_depth': MailQueueDepth
+  'mail.retention': MailRetention
+  'mail.retention_mark': MailRetentionMark
   'mail.sample': MailSample
   'mail.scale_setting': MailScaleSetting
   'mail.scheduled': MailScheduled
@@ -1536,6 +1606,7 @@ export interface DB {
   'mail.stats': MailStats
   'mail.stream': MailStream
   'mail.suppression': MailSuppression
+  'mail.suppression_hash': MailSuppressionHash
   'mail.suppression_rule': MailSuppressionRule
   'mail.tally': MailTally
   'mail.tally_time': MailTallyTime

@@ -210,8 +210,11 @@ export type Settlement = {
   readonly events: readonly SettledEvent[]
 }
 
+/** A message that was settled; with content that its stream keeps no longer, removeContent is to follow. */
+export type Settled = { readonly id: string; readonly is_content_over: boolean }
+
 /**
- * Writes a bundle of settlements in one statement and returns the ids that were still this worker's. A
+ * Writes a bundle of settlements in one statement and returns those that were still this worker's. A
  * worker that was taken for dead finds its messages gone and settles nothing. The moment of the claim is the
  * fence: the number of an attempt that cost none comes again, and so may the answer to a commit that was lost.
  */
@@ -219,19 +222,21 @@ export async function storeSettlements(
   trx: Transaction,
   settlements: readonly Settlement[],
   worker: number,
-): Promise<Set<string>> {
+): Promise<readonly Settled[]> {
   const ids = settlements.map((each) => each.id)
   const given = settlements.map((each) => ({
     ...each,
     providerRef: each.providerMessageId === null ? null : providerRefOf(each.providerMessageId),
   }))
-  const { rows } = await sql<{ id: string }>`/* dispatch.settle */
+  const { rows } = await sql<Settled>`/* dispatch.settle */
     with row as materialized (
       select *
       from json_to_recordset(${JSON.stringify(given)}::json) as row (
         id uuid, attempt smallint, "claimedAt" timestamptz, status text, "countsAsAttempt" boolean, "providerMessageId" text,
         "providerRef" text, code text, reason text, "delayMs" bigint, "recipientDomain" text, "isPartlySettled" boolean, events json
       )
+    ), kept as materialized (
+      select name as stream, content_days = 0 as is_bare, mail.over_before(content_days) as over_before from mail.stream
     ), settled as (
       update mail.message m
       set status = row.status,
@@ -245,7 +250,7 @@ export async function storeSettlements(
       from row
       where m.id = row.id and m.id = any (${ids}::uuid[])
         and m.status = 'sending' and m.worker = ${worker} and m.claimed_at = row."claimedAt"
-      returning m.id, m.attempts, m.stream, m.provider, m.template, m.template_version, m.source
+      returning m.id, m.status, m.attempts, m.stream, m.provider, m.template, m.template_version, m.source
     ), happened as (
       insert into mail.event (message_id, type, recipient, detail)
       select row.id, event.type, event.recipient, event.detail
@@ -270,9 +275,13 @@ export async function storeSettlements(
       from row join settled using (id)
       where row.status = 'dead'
     )
-    select id from settled
+    select
+      settled.id,
+      settled.status = 'sent' and coalesce(kept.is_bare or settled.id < kept.over_before, false) as is_content_over
+    from settled
+    left join kept on kept.stream = settled.stream
   `.execute(trx)
-  return new Set(rows.map((row) => row.id))
+  return rows
 }
 
 /** What a refusal that ended says of its recipient; see mail.suppress_after. */

@@ -3,6 +3,7 @@ import type { Database } from '../db/pool.ts'
 import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
+import { removeContent } from '../message-content.ts'
 import type { Meter, Place } from '../meter.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import { jobPriority } from '../queue/queues.ts'
@@ -114,11 +115,14 @@ export class Settler {
     // Almost always one worker number; two when this process registered again in between.
     for (const [worker, outcomes] of Map.groupBy(bundle, (outcome) => outcome.worker)) {
       const settled = await inTransaction(this.#db, async (trx) => {
-        const ids = await queries.storeSettlements(
+        const settled = await queries.storeSettlements(
           trx,
           outcomes.map((outcome) => outcome.settlement),
           worker,
         )
+        const ids = new Set(settled.map(({ id }) => id))
+        const bare = settled.filter((each) => each.is_content_over).map(({ id }) => id)
+        if (bare.length > 0) await removeContent(trx, bare)
         const ours = outcomes.filter((outcome) => ids.has(outcome.settlement.id))
         const refusals = refusalsOf(
           ours.map(({ settlement }) => settlement),

@@ -1,4 +1,5 @@
 import type { Transaction } from '../db/transaction.ts'
+import { removeContent } from '../message-content.ts'
 import { findSuppressed } from '../suppression.ts'
 import { envelopeOf } from './outgoing.ts'
 import * as queries from './queries.ts'
@@ -26,6 +27,8 @@ export async function withoutSuppressed(
     if (leftOut.length > 0) late.push({ id: message.id, left_out: leftOut, is_over: isOver })
   }
   if (late.length > 0) await queries.noteSuppressed(trx, late)
+  const over = late.filter((each) => each.is_over).map(({ id }) => id)
+  if (over.length > 0) await removeContent(trx, over)
   return kept
 }
 

@@ -1,4 +1,5 @@
 import type { Transaction } from '../db/transaction.ts'
+import { removeContent } from '../message-content.ts'
 import type { FeedbackEvent } from './event.ts'
 import { type MatchedEvents, matchEvents, type Unmatched } from './matching.ts'
 import * as queries from './queries.ts'
@@ -50,5 +51,7 @@ export async function applyMatched(
   // The recipient of a report is only believed when we sent to it: a forged one must not silence a stranger.
   const facts = fresh.filter(({ type, is_recipient: isRecipient }) => isRecipient && SWAYING.includes(type))
   if (facts.length > 0) await queries.suppressAfter(trx, facts)
+  // An event settles what was in doubt. After the rules above, which read nothing of it.
+  if (fresh.length > 0) await removeContent(trx, [...new Set(fresh.map((event) => event.message_id))])
   return rest
 }

@@ -15,6 +15,7 @@ import { deadLetterRoutes } from './dead-letters.ts'
 import type { AppDeps } from './deps.ts'
 import { docsRoutes } from './docs-page.ts'
 import { emailRoutes } from './emails.ts'
+import { erasureRoutes } from './erasures.ts'
 import { FailedAttempts } from './failed-attempts.ts'
 import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
@@ -52,6 +53,7 @@ const API_PATHS = [
   '/alert-rules',
   '/alert-targets',
   '/suppressions',
+  '/erasures',
   '/api-keys',
   '/webhook-sources',
   '/webhooks',
@@ -100,6 +102,7 @@ export function createApp(deps: AppDeps): Hono {
   app.route('/alert-rules', alertRuleRoutes(deps))
   app.route('/alert-targets', alertTargetRoutes(deps))
   app.route('/suppressions', suppressionRoutes(deps))
+  app.route('/erasures', erasureRoutes(deps))
   app.route('/api-keys', apiKeyRoutes(deps))
   app.route('/webhook-sources', webhookSourceRoutes(deps))
   app.route('/webhooks', webhookEndpointRoutes(deps))

@@ -41,6 +41,8 @@ export const streamSchema = z.strictObject({
   max_age_s: positive.max(2_592_000).optional(),
   slots: positive.max(1_000).optional(),
   send_within_s: positive.max(86_400).nullable().optional(),
+  content_days: z.int().min(0).max(3_650).optional(),
+  metadata_days: z.int().min(0).max(3_650).optional(),
   unsubscribe: z.boolean().optional(),
   unsubscribe_mailto: z.string().nullable().optional(),
   requires_unsubscribe: z.boolean().optional(),

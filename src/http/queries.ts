@@ -27,6 +27,8 @@ export type Email = {
   readonly template_version: number | null
   /** As it was accepted; of a message that could not be understood, whatever was given. */
   readonly message: Partial<Message> | unknown
+  /** Its retention is over: only the envelope is left of the message, or nothing. */
+  readonly is_content_removed: boolean
   readonly subject: string | null
   readonly html: string | null
   readonly text: string | null
@@ -48,7 +50,7 @@ export async function findEmail(db: Database, id: string): Promise<Email | undef
     select
       m.id, m.status, m.stream, m.priority, m.provider, m.attempts, m.sent_at, m.scheduled_at,
       m.next_attempt_at, m.is_sensitive, m.provider_message_id, m.last_error, m.template, m.template_version,
-      ${createdAt} as created_at, c.message, p.subject, p.html, p.text, p.sender, p.reply_to, p.attachments as fetched, d.reason,
+      ${createdAt} as created_at, c.message, c.id is null or c.removed_at is not null as is_content_removed, p.subject, p.html, p.text, p.sender, p.reply_to, p.attachments as fetched, d.reason,
       coalesce((
         select json_agg(json_build_object('at', e.at, 'type', e.type, 'recipient', e.recipient, 'detail', e.detail) order by e.at, e.id)
         from mail.event e

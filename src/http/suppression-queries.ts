@@ -77,6 +77,13 @@ export async function listSuppressions(
   return rows
 }
 
+/** Suppressions of addresses that were erased: found by who knows the address, and in no list. */
+const erased = (addresses: readonly string[]) => sql`
+  select
+    e.id, e.address, e.scope, e.origin, 'the address was erased' as reason, 'erasure' as source, null::jsonb as evidence,
+    e.created_at, e.expires_at
+  from mail.erased_suppressions(${addresses}::text[]) e`
+
 /** Those of the ids, and of the addresses in this scope, that are in force. */
 export async function findSuppressions(
   db: Database,
@@ -93,6 +100,8 @@ export async function findSuppressions(
       s.id = any (${wanted.ids ?? []}::uuid[])
       or (s.address = any (${wanted.addresses ?? []}::text[]) and s.scope = ${wanted.scope})
     )
+    union all
+    select ${COLUMNS} from (${erased(wanted.addresses ?? [])}) s where ${IN_FORCE} and s.scope = ${wanted.scope}
   `.execute(db)
   return rows
 }
@@ -102,10 +111,20 @@ export async function removeSuppressions(
   wanted: Parameters<typeof findSuppressions>[1],
 ): Promise<{ id: string; address: string }[]> {
   const { rows } = await sql<{ id: string; address: string }>`/* suppressions.remove */
-    delete from mail.suppression s
-    where s.id = any (${wanted.ids ?? []}::uuid[])
-      or (s.address = any (${wanted.addresses ?? []}::text[]) and s.scope = ${wanted.scope})
-    returning s.id, s.address
+    with listed as (
+      delete from mail.suppression s
+      where s.id = any (${wanted.ids ?? []}::uuid[])
+        or (s.address = any (${wanted.addresses ?? []}::text[]) and s.scope = ${wanted.scope})
+      returning s.id, s.address
+    ), hashed as (
+      delete from mail.suppression_hash h
+      using mail.erased_suppressions(${wanted.addresses ?? []}::text[]) e
+      where h.id = e.id and e.scope = ${wanted.scope}
+      returning h.id, e.address
+    )
+    select id, address from listed
+    union all
+    select id, address from hashed
   `.execute(db)
   return rows
 }
@@ -113,7 +132,10 @@ export async function removeSuppressions(
 /** In which scopes an address is suppressed. */
 export async function scopesOf(db: Database, address: string): Promise<string[]> {
   const { rows } = await sql<{ scope: string }>`/* suppressions.scopes */
-    select s.scope from mail.suppression s where s.address = ${address} and ${IN_FORCE} order by s.scope
+    select s.scope from mail.suppression s where s.address = ${address} and ${IN_FORCE}
+    union
+    select s.scope from mail.erased_suppressions(array[${address}::text]) s where ${IN_FORCE}
+    order by scope
   `.execute(db)
   return rows.map(({ scope }) => scope)
 }

@@ -21,8 +21,10 @@ export async function settleAttachments(
     attached.flatMap(({ attached }) => attached?.contents ?? []),
     { isUsedAtOnce: true },
   )
-  const uses = attached.flatMap(({ id, attached }) =>
-    (attached?.message.attachments ?? []).filter(isStored).map(({ sha256 }) => ({ messageId: id, sha256 })),
+  const uses = attached.flatMap(({ id, stream, attached }) =>
+    (attached?.message.attachments ?? [])
+      .filter(isStored)
+      .map(({ sha256 }) => ({ messageId: id, stream, sha256 })),
   )
   const sizes = uses.length > 0 ? await useAttachments(trx, uses) : new Map<string, number>()
   return rows.map((row) => (row.attached === undefined ? row : complete(row, row.attached.message, sizes)))

@@ -185,7 +185,7 @@ export class FetchingLane {
       if (!isWaiting) return
       await useAttachments(
         trx,
-        attachments.map(({ sha256 }): AttachmentUse => ({ messageId: id, sha256 })),
+        attachments.map(({ sha256 }): AttachmentUse => ({ messageId: id, stream: this.#stream, sha256 })),
       )
       await boss.insert(this.#queue, [{ data: { ids: [id] }, priority: jobPriority(priority) }], within(trx))
     } else if (outcome.kind === 'later') {

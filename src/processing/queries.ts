@@ -3,6 +3,7 @@ import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Address, Message, StoredAttachment } from '../message/message.ts'
+import { removeContent } from '../message-content.ts'
 import type { TemplateContent } from '../templates/template-content.ts'
 
 export type AcceptedMessage = {
@@ -250,5 +251,8 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
     )
     select id from stored
   `.execute(trx)
-  return new Set(stored.map((row) => row.id))
+  const kept = new Set(stored.map((row) => row.id))
+  const over = rows.filter(({ id, status }) => status === 'suppressed' && kept.has(id)).map(({ id }) => id)
+  if (over.length > 0) await removeContent(trx, over)
+  return kept
 }

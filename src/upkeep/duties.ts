@@ -6,6 +6,7 @@ import { createDepthDuty } from './depth.ts'
 import type { Duty } from './duty.ts'
 import { addMeasures } from './measures-queries.ts'
 import * as queries from './queries.ts'
+import { createRetentionDuty } from './retention.ts'
 
 export type DutyDeps = {
   readonly db: Database
@@ -42,6 +43,7 @@ export function createDuties(deps: DutyDeps): readonly Duty[] {
       },
     },
     { name: 'purge', everyMs: HOURLY_MS, isForLeader: true, run: () => queries.purge(db) },
+    createRetentionDuty(deps),
     {
       name: 'purge of attachments',
       everyMs: HOURLY_MS,

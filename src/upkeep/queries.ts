@@ -103,14 +103,10 @@ export async function ensurePartitions(db: Database): Promise<number> {
 
 const PURGE_ROWS = 10_000
 
-/** Removes what has served its time, a bounded number of rows a call; true when there may be more. */
+/** Removes measures and paces that nothing reads any more; true when there may be more. */
 export async function purge(db: Database): Promise<boolean> {
   const { rows } = await sql<{ most: string }>`/* upkeep.purge */
-    with keys as (
-      delete from mail.idempotency
-      where (scope, key) in (select scope, key from mail.idempotency where expires_at < now() limit ${PURGE_ROWS})
-      returning 1
-    ), rates as (
+    with rates as (
       delete from mail.throughput where bucket_at < now() - interval '3 hours'
     ), tallies as (
       delete from mail.tally where bucket_at < now() - interval '3 hours'
@@ -130,27 +126,24 @@ export async function purge(db: Database): Promise<boolean> {
         for update skip locked
       )
       returning 1
-    ), unmatched as (
-      delete from mail.feedback_unmatched
-      where id in (
-        select id from mail.feedback_unmatched
-        where next_try_at is null and received_at < now() - interval '30 days' limit ${PURGE_ROWS}
-      )
-      returning 1
-    ), feedback as (
-      delete from mail.feedback
-      where id in (
-        select id from mail.feedback
-        where received_at < now() - interval '30 days' and state = 'applied'
-        limit ${PURGE_ROWS}
-      )
-      returning 1
     )
-    select greatest(
-      (select count(*) from keys), (select count(*) from paces), (select count(*) from unmatched), (select count(*) from feedback)
-    ) as most
+    select count(*) as most from paces
   `.execute(db)
   return Number(rows[0]?.most) === PURGE_ROWS
+}
+
+/** What one step of retention did. */
+export type Retained = { readonly action: string; readonly relation: string; readonly rows: number }
+
+/** At most so many rows a transaction: short enough that nobody waits for it, and vacuum is not held back. */
+const RETAINED_ROWS = 10_000
+
+/** The next step of retention; undefined when nothing is left to do. */
+export async function retain(db: Database, most: number = RETAINED_ROWS): Promise<Retained | undefined> {
+  const { rows } = await sql<Retained>`/* upkeep.retain */
+    select action, relation, rows::integer as rows from mail.retain(${most}::integer)
+  `.execute(db)
+  return rows[0]
 }
 
 const PURGE_ATTACHMENTS = 1_000

@@ -21,8 +21,6 @@ import * as queries from './queries.ts'
  */
 const EVENTS_PER_ROUND = 1_000
 const EACH_MS = 500
-const PURGE_EACH_MS = 3_600_000
-const PURGE_ROWS = 5_000
 
 export type FanOutDeps = {
   readonly db: Database
@@ -32,19 +30,11 @@ export type FanOutDeps = {
 }
 
 export function createFanOutLoop(deps: FanOutDeps): Loop {
-  let nextPurgeAt = Date.now()
   return new Loop({
     name: 'webhooks',
     log: deps.log,
     idleMs: EACH_MS,
-    round: async () => {
-      const isMore = await fanOut(deps)
-      if (Date.now() >= nextPurgeAt) {
-        const purged = await queries.purgeDeliveries(deps.db, PURGE_ROWS)
-        if (purged < PURGE_ROWS) nextPurgeAt = Date.now() + PURGE_EACH_MS
-      }
-      return isMore
-    },
+    round: () => fanOut(deps),
   })
 }
 

@@ -168,26 +168,3 @@ export async function moveBackfill(trx: Transaction, endpoint: string, cursor: s
     where id = ${endpoint}::uuid
   `.execute(trx)
 }
-
-/** What an app was told of is kept for so long, and what is never going to be told. */
-const KEPT = sql`interval '30 days'`
-
-/** Removes old deliveries, at most `most`; returns how many. */
-export async function purgeDeliveries(db: Database, most: number): Promise<number> {
-  const { rows } = await sql`/* webhooks.purge */
-    delete from mail.webhook_delivery
-    where id in (
-      select d.id
-      from mail.webhook_delivery d
-      where d.id < mail.webhook_id_floor(now() - ${KEPT})
-        and (
-          d.state in ('success', 'failed')
-          or not exists (select from mail.webhook_endpoint e where e.id = d.endpoint_id)
-        )
-      order by d.id
-      limit ${most}
-    )
-    returning 1
-  `.execute(db)
-  return rows.length
-}

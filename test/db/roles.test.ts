@@ -101,6 +101,7 @@ const SECRET_TABLES = [
   'template_version',
   'finder',
   'secret',
+  'suppression_hash',
   'webhook_secret',
   'webhook_delivery',
   'alert_target',
@@ -123,6 +124,8 @@ const WRITES = [
   "select * from mail.take_tokens('default', 1)",
   "select mail.revive('{}', 1)",
   "select mail.discard('{}')",
+  "select mail.drop_partition('message', current_date)",
+  'select * from mail.delete_messages(null, null, null)',
   "select * from mail.take_request_tokens('x', 1)",
   "insert into mail.api_key (id, name, hash) values ('x', 'x', sha256('x'))",
   "insert into mail.suppression (address, reason) values ('a@example.com', 'x')",
@@ -258,6 +261,10 @@ const REPAIRS = [
   "delete from mail.alert_rule where name = 'lag'",
   'update mail.alert_target set enabled = false',
   "select mail.silence('lag'), mail.unsilence('lag'), mail.acknowledge(gen_random_uuid())",
+  'select * from mail.retention_plan()',
+  'select * from mail.retain(1)',
+  'update mail.retention set stat_days = 500',
+  "select * from mail.erase('nobody@example.net')",
 ]
 
 describe('mail_operator', () => {

@@ -307,12 +307,15 @@ test('an outcome that comes too late changes nothing: another attempt, another w
     inTransaction(db, (trx) => queries.storeSettlements(trx, [each], by))
   const before = await readMessage(database, id)
   // The same attempt, claimed another time: one that cost none comes again under its number.
-  assert.equal((await settleAs({ ...settlement, claimedAt: '2026-01-01 00:00:00+00' }, worker ?? 0)).size, 0)
-  assert.equal((await settleAs(settlement, (worker ?? 0) + 1)).size, 0)
+  assert.equal(
+    (await settleAs({ ...settlement, claimedAt: '2026-01-01 00:00:00+00' }, worker ?? 0)).length,
+    0,
+  )
+  assert.equal((await settleAs(settlement, (worker ?? 0) + 1)).length, 0)
   assert.deepEqual(await readMessage(database, id), before)
   gate.open()
   await untilStatus(database, id, 'sent')
-  assert.equal((await settleAs(settlement, worker ?? 0)).size, 0)
+  assert.equal((await settleAs(settlement, worker ?? 0)).length, 0)
   assert.equal((await readMessage(database, id))?.status, 'sent')
   assert.deepEqual(await eventTypesOf(database, id), ['accepted', 'queued', 'sent'])
   assert.equal((await database.query('select from mail.dead_letter')).length, 0)

@@ -2,7 +2,6 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { sql } from 'kysely'
 import { FEEDBACK_QUEUE } from '../../src/queue/queues.ts'
-import { purge } from '../../src/upkeep/queries.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { openFeedback, recorder } from './feedback-stage.ts'
@@ -226,33 +225,4 @@ test('parked deliveries are taken up again by SQL, of one endpoint or of all', a
   assert.equal(seen.told.length, 1)
   assert.equal(await retry('max => 1'), 1)
   assert.equal((await untilSettled(opened)).filter(({ state }) => state === 'parked').length, 2)
-})
-
-test('of events that were given up long ago, all leave in the same hour, however many they are', async (t) => {
-  const { stage, database } = await open(t)
-  await database.query(
-    `insert into mail.feedback_unmatched (provider, key, event, received_at, next_try_at)
-     select '', n::text, '{}', now() - interval '31 days', case n when 1 then now() end
-     from generate_series(1, 10002) n`,
-  )
-  assert.equal(await purge(stage.db), true)
-  assert.equal(await purge(stage.db), false)
-  assert.deepEqual(await database.query('select key from mail.feedback_unmatched'), [{ key: '1' }])
-})
-
-test('applied deliveries leave after 30 days; parked ones stay until somebody looks', async (t) => {
-  const opened = await open(t)
-  await opened.database.query(
-    `insert into mail.feedback (endpoint, kind, event_key, body, state, reason, received_at)
-     select 'resend', 'resend', state || age, '', state, 'x', now() - make_interval(days => age)
-     from unnest('{applied,parked,waiting}'::text[]) state, unnest('{29,31}'::integer[]) age`,
-  )
-  assert.equal(await purge(opened.stage.db), false)
-  const kept = await opened.database.query<{ event_key: string }>(
-    'select event_key from mail.feedback order by 1',
-  )
-  assert.deepEqual(
-    kept.map((row) => row.event_key),
-    ['applied29', 'parked29', 'parked31', 'waiting29', 'waiting31'],
-  )
 })

@@ -111,6 +111,7 @@ test('about suppressions', async () => {
   await ask('getSuppression', { params: { idOrEmail: id } })
   await ask('removeSuppression', { params: { idOrEmail: 'a@example.com' } })
   await ask('removeSuppressions', { body: { emails: ['b@example.com', 'c@example.com'] } })
+  await ask('erase', { body: { address: 'b@example.com' } })
   const headers = { 'Content-Type': 'text/csv' }
   await ask('importSuppressions', { body: 'address\nd@example.com\nnobody\n', headers })
 })

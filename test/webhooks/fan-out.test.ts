@@ -3,7 +3,6 @@ import { test } from 'node:test'
 import { Client } from 'pg'
 import { WEBHOOK_EVENTS } from '../../src/webhook-events.ts'
 import { fanOut } from '../../src/webhooks/fan-out.ts'
-import { purgeDeliveries } from '../../src/webhooks/queries.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { addEvents, makeEndpoint, openStage } from './webhook-stage.ts'
@@ -157,32 +156,6 @@ test('the table and the program know the same events', async (t) => {
   for (const events of [['email.received'], []]) {
     await assert.rejects(makeEndpoint(database, URL, events), { code: '23514' })
   }
-})
-
-test('after 30 days what is settled goes with its attempts, and what still waits stays', async (t) => {
-  const database = await createTestDatabase(t)
-  const { db } = await openStage(database)
-  const { id } = await makeEndpoint(database, URL)
-  await database.query(
-    `with old as (
-       insert into mail.webhook_delivery (id, endpoint_id, message_id, event_id, type, payload, state)
-       select
-         overlay(mail.webhook_id_floor(now() - make_interval(days => days)) placing lpad(n::text, 2, '0') from 35 for 2),
-         case state when 'orphan' then gen_random_uuid() else $1::uuid end, gen_random_uuid(), n, 'email.sent', '{}',
-         case state when 'orphan' then 'pending' else state end
-       from (values
-         (1, 31, 'success'), (2, 31, 'failed'), (3, 31, 'attempting'), (4, 29, 'success'), (5, 31, 'orphan')
-       ) as old (n, days, state)
-       returning id
-     )
-     insert into mail.webhook_attempt (delivery_id, number, at, duration_ms) select id, 1, now(), 1 from old`,
-    [id],
-  )
-  assert.equal(await purgeDeliveries(db, 2), 2)
-  assert.equal(await purgeDeliveries(db, 2), 1)
-  const left = await database.query('select event_id::integer as n from mail.webhook_delivery order by 1')
-  assert.deepEqual(left, [{ n: 3 }, { n: 4 }])
-  assert.equal((await database.query('select from mail.webhook_attempt')).length, 2)
 })
 
 test('however often a secret is rotated, no more than five sign', async (t) => {

@@ -25,6 +25,7 @@ export const EMAIL: EmailAnswer = {
   text: null,
   attachments: [],
   metadata: {},
+  content_removed: false,
   priority: 3,
   provider: 'default',
   provider_message_id: null,

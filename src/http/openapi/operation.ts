@@ -45,6 +45,7 @@ export const TAGS = {
   Emails: 'Handing mail in, following it, moving and canceling it.',
   Templates: 'Content that is stored, by versions: written, published, previewed, rolled back.',
   Suppressions: 'Addresses that get no mail.',
+  Erasure: 'Removing a person everywhere.',
   'Dead letters': 'Mail that failed for good: looked at, retried, discarded.',
   Streams: 'Kinds of mail that must not hold each other up.',
   Providers: 'Where mail leaves, how fast, and how each is doing.',

@@ -2,6 +2,7 @@ import { alertOperations, alertTargetOperations } from './alerts.ts'
 import { apiKeyOperations } from './api-keys.ts'
 import { deadLetterOperations } from './dead-letters.ts'
 import { emailOperations } from './emails.ts'
+import { erasureOperations } from './erasures.ts'
 import type { Operation } from './operation.ts'
 import { scaleOperations } from './scale.ts'
 import { serviceOperations } from './service.ts'
@@ -18,6 +19,7 @@ export const OPERATIONS: readonly Operation[] = [
   ...emailOperations,
   ...templateOperations,
   ...suppressionOperations,
+  ...erasureOperations,
   ...deadLetterOperations,
   ...streamOperations,
   ...providerOperations,

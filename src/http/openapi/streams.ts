@@ -17,6 +17,8 @@ const change = requestSchema('StreamChanges', streamSchema, {
     'Within how many seconds its mail should be sent: what `GET /scale` aims at. Null: 5 for urgent streams (priority 0 to 3), 30 for others.',
   windows:
     'All of its send windows, which replace those there are. Without one its mail may go at any time. `time_zone` is an IANA name; a window that closes no later than it opens does so on the next day.',
+  content_days: 'Bodies, subjects and attachments stay so many days; 0: until the message is settled.',
+  metadata_days: 'Everything else of a message stays so many days; at least as long as content.',
   unsubscribe:
     'Whether its mail can be unsubscribed from: `List-Unsubscribe`, and `unsubscribe_url` in templates.',
   unsubscribe_mailto: 'An address that is offered beside the link.',
@@ -121,6 +123,7 @@ const STREAM = {
   ...{ name: 'digests', priority: 8, route: ['default'], on_unknown: 'hold', attempts: 5 },
   ...{ backoff_base_s: 30, backoff_factor: 4, backoff_cap_s: 3600 },
   ...{ max_age_s: 259_200, slots: 20, send_within_s: null },
+  ...{ content_days: 30, metadata_days: 90 },
   ...{ unsubscribe: false, unsubscribe_mailto: null, requires_unsubscribe: false },
   ...{ postal_address: null, requires_postal_address: false, is_sensitive: false, bounce_domain: null },
   windows: [
