@@ -102,6 +102,10 @@ const SETTINGS = {
   },
   HOST: { help: 'address to listen on', schema: z.string().min(1).default('127.0.0.1') },
   PORT: { help: 'port to listen on; 0 chooses a free one', schema: integer(0, 65_535).default(3000) },
+  SLUICE_METRICS_PORT: {
+    help: 'port for /metrics, /healthz and /readyz alone, which takes /metrics off PORT; 0 chooses a free one. Unset: on PORT, and nowhere in a process that is only a worker',
+    schema: integer(0, 65_535).optional(),
+  },
   SLUICE_ROLES: {
     help: 'what this process does: api, worker, or both; any number of processes of each',
     schema: roles.default(['api', 'worker']),
@@ -168,6 +172,8 @@ export type Config = {
   readonly apiKey: string | undefined
   readonly host: string
   readonly port: number
+  /** Undefined: the API's own. */
+  readonly metricsPort: number | undefined
   readonly roles: ReadonlySet<Role>
   readonly logLevel: Settings['LOG_LEVEL']
   readonly dataDir: string
@@ -232,6 +238,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     apiKey: settings.SLUICE_API_KEY,
     host: settings.HOST,
     port: settings.PORT,
+    metricsPort: settings.SLUICE_METRICS_PORT,
     roles: new Set(settings.SLUICE_ROLES),
     logLevel: settings.LOG_LEVEL,
     dataDir: settings.SLUICE_DATA_DIR ?? '.data',

@@ -12,6 +12,7 @@ import { Receiver } from './feedback/receive.ts'
 import { unsubscribe } from './feedback/unsubscribe.ts'
 import { createApp } from './http/app.ts'
 import type { BulkLimits } from './http/deps.ts'
+import { openMetricsServer } from './http/metrics-server.ts'
 import { type HttpServer, listen } from './http/server.ts'
 import { Acceptor } from './intake/accept.ts'
 import { acceptMany } from './intake/accept-many.ts'
@@ -23,6 +24,7 @@ import type { Log } from './log.ts'
 import type { Loop } from './loop.ts'
 import { DEFAULT_MESSAGE_LIMITS, type MessageLimits } from './message/message-schema.ts'
 import { Meter } from './meter.ts'
+import { createMetrics, type Metrics } from './metrics/metrics.ts'
 import { warnOfMissingKeys } from './missing-keys.ts'
 import { createRenderPool, type RenderPool } from './processing/render/render-pool.ts'
 import { seedDefaultProvider } from './providers.ts'
@@ -47,6 +49,8 @@ import { Worker } from './worker.ts'
 export type Service = {
   /** Where the API listens; undefined in a process without the role `api`. */
   readonly url: string | undefined
+  /** Where SLUICE_METRICS_PORT listens, when it is set. */
+  readonly metricsUrl: string | undefined
   readonly hasInbox: boolean
   readonly db: Database
   /** Finishes what is in flight within the configured limit; false when something did not end. Safe to call twice. */
@@ -169,7 +173,13 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   const hasInbox =
     !config.isProduction &&
     [...core.catalog.current.providers.values()].some(({ transport }) => transport === 'inbox')
-  const stopAll = async (server: HttpServer | undefined) => {
+  const metrics = createMetrics({
+    ...core,
+    slots: () => worker?.slots() ?? [],
+    pressure: () => (config.roles.has('api') ? pressure.level : undefined),
+    now: () => performance.now(),
+  })
+  const stopAll = async (server: HttpServer | undefined, metricsServer?: HttpServer) => {
     const limit = AbortSignal.timeout(config.stopTimeoutMs)
     const settled = Date.now() + config.stopTimeoutMs + SETTLE_MS
     const ends = (part: string, ending: Promise<unknown>, by: number) => endsBy({ part, ending, by, log })
@@ -189,23 +199,26 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
       await notifier.stop(limit)
     }
     const isUpkeepEnded = await ends('upkeep', endUpkeep(), settled)
+    await metricsServer?.close(AbortSignal.abort())
     const isClosed = await ends('connections', close(), Date.now() + CLOSE_MS)
     const isClean = isUpkeepEnded && isClosed && parts.every((isEnded) => isEnded)
     log.info({ isClean }, 'stopped')
     return isClean
   }
   const server = config.roles.has('api')
-    ? await orClose(openApi(core, { acceptor, mover, pressure, receiver, notifier }, hasInbox), () =>
+    ? await orClose(openApi(core, { acceptor, mover, pressure, receiver, notifier, metrics }, hasInbox), () =>
         stopAll(undefined),
       )
     : undefined
+  const metricsServer = await orClose(openMetricsServer({ ...core, metrics }), () => stopAll(server))
   let stopping: Promise<boolean> | undefined
   return {
     url: server?.url,
+    metricsUrl: metricsServer?.url,
     hasInbox,
     db,
     stop() {
-      stopping ??= stopAll(server)
+      stopping ??= stopAll(server, metricsServer)
       return stopping
     },
   }
@@ -334,11 +347,12 @@ type Doors = {
   readonly pressure: PressureGauge
   readonly receiver: Receiver
   readonly notifier: Notifier
+  readonly metrics: Metrics
 }
 
 async function openApi(
   core: Core,
-  { acceptor, mover, pressure, receiver, notifier }: Doors,
+  { acceptor, mover, pressure, receiver, notifier, metrics }: Doors,
   hasInbox: boolean,
 ): Promise<HttpServer> {
   const { config, db, log, catalog, renderer, unsubscribeLinks } = core
@@ -373,6 +387,8 @@ async function openApi(
     unsubscribe: (unsubscription) => unsubscribe(db, unsubscription, new Date()),
     previewTemplate: (source, variables) =>
       renderer.preview({ key: 'preview', onMissing: 'list', ...source }, variables),
+    metrics: config.metricsPort === undefined ? () => metrics.scrape() : 'elsewhere',
+    onRequest: (request) => metrics.onRequest(request),
   })
   const server = await listen(app, config)
   log.info({ url: server.url, roles: [...config.roles] }, 'listening')

@@ -14,6 +14,7 @@ import { createUnmatchedLoop } from './feedback/unmatched.ts'
 import { createFeedbackLoop } from './feedback/worker.ts'
 import { type InboxSink, startInboxSink } from './inbox/sink.ts'
 import { Loop } from './loop.ts'
+import type { SlotUse } from './metrics/process.ts'
 import { AttachmentFetcher } from './processing/attachment-fetcher.ts'
 import { createProcessingLanes, type ProcessingLane } from './processing/worker.ts'
 import { createSchedulerLoop } from './schedule/scheduler.ts'
@@ -108,6 +109,17 @@ export class Worker {
 
   get number(): number {
     return this.#session.number
+  }
+
+  /** Of each stream and the providers of its route, and of one taken off it for as long as it still sends. */
+  slots(): SlotUse[] {
+    const { streams, providers } = this.#core.catalog.current
+    return [...streams.values()].flatMap(({ name: stream, route, slots: total }) =>
+      [...providers.keys()].flatMap((provider) => {
+        const used = this.#dispatchers.get(`${provider}.${stream}`)?.slotsUsed ?? 0
+        return used > 0 || route.includes(provider) ? [{ stream, provider, used, total }] : []
+      }),
+    )
   }
 
   /** Claims no more, finishes what is in flight until `limit`, settles it, and leaves the register. */

@@ -22,6 +22,7 @@ test('an empty environment is a working configuration', () => {
     apiKey: undefined,
     host: '127.0.0.1',
     port: 3000,
+    metricsPort: undefined,
     roles: new Set(['api', 'worker']),
     logLevel: 'info',
     dataDir: '.data',

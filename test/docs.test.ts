@@ -37,6 +37,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/statistics.md': [],
   'docs/alerts.md': [],
   'docs/retention.md': [],
+  'docs/monitoring.md': [],
 }
 
 /** What the session of a document promises to have done, as one value. */

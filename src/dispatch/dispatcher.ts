@@ -109,6 +109,11 @@ export class Dispatcher {
     deps.bells.attach(queue, this.loop.bell)
   }
 
+  /** Requests under way. */
+  get slotsUsed(): number {
+    return this.#inFlight.size
+  }
+
   /**
    * Claims no more and lets sends in flight finish; those still open when `signal` fires are cut off. False
    * when messages may be left claimed that were never sent.

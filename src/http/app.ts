@@ -20,6 +20,8 @@ import { FailedAttempts } from './failed-attempts.ts'
 import { healthRoutes } from './health.ts'
 import { inboxRoutes } from './inbox.ts'
 import { mailReportRoutes } from './mail-reports.ts'
+import { measureRequests } from './measure-requests.ts'
+import { metricsRoutes } from './metrics.ts'
 import { openApiRoutes } from './openapi-file.ts'
 import { limitRequests, RequestRates } from './request-rate.ts'
 import { scaleRoutes } from './scale.ts'
@@ -59,12 +61,11 @@ const API_PATHS = [
   '/webhooks',
 ]
 
+export type ServiceDeps = Pick<AppDeps, 'db' | 'log' | 'metrics' | 'onRequest'>
+
 /** The REST API in Resend's shape, the dashboard, and in development the local inbox. */
 export function createApp(deps: AppDeps): Hono {
-  const app = new Hono()
-  app.onError((error, c) => answerError(deps, error, c))
-  app.notFound((c) => answerNotFound(app, c))
-  app.route('/', healthRoutes(deps))
+  const app = createServiceApp(deps)
   app.route('/', openApiRoutes(app))
   app.route('/docs', docsRoutes())
   app.route(UNSUBSCRIBE_PATH, unsubscribeRoutes(deps))
@@ -109,6 +110,17 @@ export function createApp(deps: AppDeps): Hono {
   return app
 }
 
+/** What a process shows of itself to those who watch it, without a key; all there is on SLUICE_METRICS_PORT. */
+export function createServiceApp(deps: ServiceDeps): Hono {
+  const app = new Hono()
+  if (deps.onRequest !== undefined) app.use(measureRequests(deps.onRequest))
+  app.onError((error, c) => answerError(deps, error, c))
+  app.notFound((c) => answerNotFound(app, c))
+  app.route('/', healthRoutes(deps))
+  if (deps.metrics !== 'elsewhere') app.route('/metrics', metricsRoutes(deps.metrics))
+  return app
+}
+
 /** RFC 9110 section 15.5.6: a path that is known for other methods says for which. */
 function answerNotFound(app: Hono, c: Context): Response | Promise<Response> {
   const allowed = methodsAt(app, c.req.path)
@@ -149,7 +161,7 @@ function patternOf(path: string): RegExp {
   return new RegExp(`^${pattern}$`)
 }
 
-function answerError(deps: AppDeps, error: Error, c: Context): Response {
+function answerError(deps: Pick<AppDeps, 'log'>, error: Error, c: Context): Response {
   if (error instanceof ApiError) {
     if (error.status >= 500)
       deps.log.warn({ path: c.req.routePath, code: error.code, error: error.cause }, 'request failed')

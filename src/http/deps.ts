@@ -4,6 +4,8 @@ import type { Keyring } from '../keys/keyring.ts'
 import type { Log } from '../log.ts'
 import type { Message } from '../message/message.ts'
 import type { MessageLimits } from '../message/message-schema.ts'
+import type { AnsweredRequest } from '../metrics/http-requests.ts'
+import type { Metrics } from '../metrics/metrics.ts'
 import type { ListedHost } from '../network/listed-hosts.ts'
 import type { Sealer } from '../sealer.ts'
 import type { DeclaredVariable, TemplatePartial } from '../templates/template-content.ts'
@@ -125,4 +127,7 @@ export type AppDeps = {
   readonly receiveWebhook: (kind: WebhookKind, endpoint: string, call: WebhookCall) => Promise<WebhookReceipt>
   /** Why a target could not be told of a test, or null when it was; undefined when there is no such target. */
   readonly testAlertTarget: (id: string) => Promise<string | null | undefined>
+  /** What `GET /metrics` answers; `elsewhere` when it has a port of its own. Never throws. */
+  readonly metrics: Metrics['scrape'] | 'elsewhere'
+  readonly onRequest?: (request: AnsweredRequest) => void
 }

@@ -62,6 +62,11 @@ export class PressureGauge {
     })
   }
 
+  /** The limit that is passed, as of the latest look. */
+  get level(): 'none' | 'soft' | 'hard' {
+    return this.#verdict.pressure ?? 'none'
+  }
+
   /**
    * Throws an ApiError: 503 while mail of every kind is refused; 429 while mail of this stream is. Without a stream:
    * before the body is read, when it is not known yet.

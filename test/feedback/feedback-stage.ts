@@ -84,6 +84,7 @@ export async function openFeedback(database: TestDatabase) {
     hasInbox: false,
     stopping: new AbortController().signal,
     publicUrl: undefined,
+    metrics: 'elsewhere',
     webhookHosts: [],
     testAlertTarget: async () => undefined,
     receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),

@@ -198,6 +198,7 @@ test('a fault of our own is 500 and says nothing of the database', async () => {
     hasInbox: false,
     stopping: new AbortController().signal,
     publicUrl: undefined,
+    metrics: 'elsewhere',
     webhookHosts: [],
     testAlertTarget: async () => undefined,
   })

@@ -15,6 +15,8 @@ import { createTestDatabase } from '../support/database.ts'
 const PUBLIC = new Set([
   'GET /healthz',
   'GET /readyz',
+  // Numbers, and the names of streams and providers.
+  'GET /metrics',
   'GET /openapi.json',
   // The page to read it, and what that loads.
   ...['', '/start.js', '/swagger-ui.css', '/swagger-ui-bundle.js'].map((file) => `GET /docs${file}`),

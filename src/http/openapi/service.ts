@@ -26,6 +26,20 @@ export const serviceOperations: readonly Operation[] = [
   },
   {
     method: 'GET',
+    path: '/metrics',
+    id: 'getMetrics',
+    tag: 'Service',
+    summary: 'How this process and the whole system are doing, for Prometheus',
+    description:
+      "Prometheus' text format; docs/monitoring.md explains each metric. Not here but on `SLUICE_METRICS_PORT` where that is set.",
+    answer: {
+      description: 'Answered within a second; without what the database knows while that is away.',
+      otherForms: { 'text/plain': { example: 'sluice_database_up 1\n' } },
+    },
+    problems: [500],
+  },
+  {
+    method: 'GET',
     path: '/openapi.json',
     id: 'getDocument',
     tag: 'Service',
