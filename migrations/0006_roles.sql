@@ -64,7 +64,7 @@ begin
       mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_reader;
     grant select on mail.intake_limit, mail.intake_pressure to mail_reader;
     grant select on mail.send_window, mail.domain_limit to mail_reader;
-    grant execute on function mail.window_opens(text, timestamptz) to mail_reader;
+    grant execute on function mail.window_opens(text, timestamptz), mail.window_opened(text, timestamptz) to mail_reader;
     grant select on mail.encryption_key_use to mail_reader;
     grant execute on function mail.measure_intake() to mail_reader;
     grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_reader;
@@ -100,7 +100,7 @@ begin
     grant select, delete, insert (domain, provider, quota, window_s, utilization, burst),
       update (domain, provider, quota, window_s, utilization, burst) on mail.domain_limit to mail_operator;
     grant select on mail.domain_pace to mail_operator;
-    grant execute on function mail.window_opens(text, timestamptz) to mail_operator;
+    grant execute on function mail.window_opens(text, timestamptz), mail.window_opened(text, timestamptz) to mail_operator;
     grant select on mail.intake_pressure to mail_operator;
     grant select, update on mail.retention to mail_operator;
     grant select on mail.depth, mail.sample, mail.growth, mail.flow, mail.tally, mail.tally_time, mail.leader to mail_operator;

@@ -82,7 +82,7 @@ create table mail.tally_time (
   primary key (bucket_at, kind, stream, provider, process, bucket)
 );
 comment on table mail.tally_time is
-  'How long things took, in the buckets of mail.time_bounds(): from acceptance (or the moment it was scheduled for) to the provider''s acceptance, and a request to a provider.';
+  'How long things took, in the buckets of mail.time_bounds(): from acceptance (or the moment it was scheduled for, or its send window opened) to the provider''s acceptance, and a request to a provider.';
 comment on column mail.tally_time.seconds is 'The sum.';
 
 create table mail.depth (
@@ -95,6 +95,7 @@ create table mail.depth (
   oldest_at timestamptz,
   measured_at timestamptz not null,
   counted_ready bigint not null,
+  counted_deferred bigint not null default 0,
   counted_net bigint not null,
   counted_from timestamptz not null,
   primary key (stage, stream, provider)
@@ -148,16 +149,18 @@ as $$
     )
   )
   insert into mail.depth as d (
-    stage, stream, provider, ready, deferred, in_flight, oldest_at, measured_at, counted_ready, counted_net, counted_from
+    stage, stream, provider, ready, deferred, in_flight, oldest_at, measured_at, counted_ready, counted_deferred, counted_net,
+    counted_from
   )
   select
-    c.stage, c.stream, c.provider, c.ready, c.deferred, c.in_flight, c.oldest_at, clock_timestamp(), c.ready, c.net, since.at
+    c.stage, c.stream, c.provider, c.ready, c.deferred, c.in_flight, c.oldest_at, clock_timestamp(), c.ready, c.deferred, c.net,
+    since.at
   from counted c
   cross join since
   on conflict (stage, stream, provider) do update
   set ready = excluded.ready, deferred = excluded.deferred, in_flight = excluded.in_flight, oldest_at = excluded.oldest_at,
-    measured_at = excluded.measured_at, counted_ready = excluded.counted_ready, counted_net = excluded.counted_net,
-    counted_from = excluded.counted_from
+    measured_at = excluded.measured_at, counted_ready = excluded.counted_ready, counted_deferred = excluded.counted_deferred,
+    counted_net = excluded.counted_net, counted_from = excluded.counted_from
 $$;
 comment on function mail.count_depth() is 'Counts what waits, as mail.queue does, and writes it to mail.depth. Takes longer the more is waiting.';
 
@@ -174,7 +177,8 @@ begin
     case kind when 'process' then 'processing' else kind end,
     case kind when 'process' then split_part(q.name, '.', 2) else split_part(q.name, '.', 3) end,
     case kind when 'process' then '' else split_part(q.name, '.', 2) end,
-    min(first.at)
+    -- Nor was it as long as the window was closed.
+    greatest(min(first.at), case kind when 'dispatch' then mail.window_opened(split_part(q.name, '.', 3), now()) end)
   from pgboss.queue q
   cross join lateral split_part(q.name, '.', 1) kind
   cross join generate_series(0, 9) p
@@ -188,10 +192,40 @@ begin
   where kind = 'process'
     -- What waits for a send window is not waiting for us.
     or kind = 'dispatch' and mail.window_opens(split_part(q.name, '.', 3), now()) is null
-  group by 1, 2, 3;
+  group by q.name, kind;
 end
 $$;
 comment on function mail.oldest_waiting() is 'Since when the oldest job of each queue that could be taken now is waiting.';
+
+create function mail.oldest_before_queues() returns table (stage text, oldest_at timestamptz, most bigint)
+language plpgsql stable security definer
+set search_path = pg_catalog, mail, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_sort = off
+set enable_bitmapscan = off
+set enable_seqscan = off
+as $$
+begin
+  -- No more wait at the doors than numbers were given since the first of them.
+  return query
+    select 'intake', min(least(first.received_at, clock_timestamp())), (select s.last_value from mail.message_seq s) - min(first.seq) + 1
+    from generate_series(0, 9) p
+    cross join lateral (
+      (select i.seq, i.received_at from mail.intake i where coalesce(i.priority, 5::smallint) = p order by i.seq limit 1)
+      union all
+      (select o.seq, o.received_at from mail.outbox o where coalesce(o.priority, 5::smallint) = p order by o.seq limit 1)
+    ) first
+    having count(*) > 0;
+  return query
+    select 'scheduled', min(first.due_at), null::bigint
+    from generate_series(0, 9) p
+    cross join lateral (select s.due_at from mail.scheduled s where s.priority = p order by s.due_at limit 1) first
+    where first.due_at <= now()
+    having count(*) > 0;
+end
+$$;
+comment on function mail.oldest_before_queues() is
+  'Since when the oldest message waits at the doors and, of those that are due, in the schedule, and how many there are at most; no row where none does. Twenty steps in indexes.';
 
 create function mail.estimate_depth() returns void
 language sql volatile
@@ -216,15 +250,36 @@ as $$
     group by d.stage, d.stream, d.provider
   ), waiting as materialized (
     select * from mail.oldest_waiting()
+  ), head as materialized (
+    select * from mail.oldest_before_queues()
+  ), estimate as (
+    select
+      d.stage, d.stream, d.provider, w.oldest_at as oldest_job, h.stage is not null as is_waiting, h.oldest_at as oldest_head,
+      d.counted_ready + d.counted_deferred + c.net as everything,
+      greatest(0, case d.stage
+        -- What is moved came in and went out at once, so its flow says nothing of what is left.
+        when 'intake' then case when h.stage is not null then least(d.counted_ready, h.most) end
+        -- What comes in is not due; what goes out was.
+        when 'scheduled' then case when h.stage is not null then d.counted_ready + least(0, c.net) end
+        else d.counted_ready + c.net
+      end) as ready
+    from mail.depth d
+    left join flow f using (stage, stream, provider)
+    left join waiting w using (stage, stream, provider)
+    left join head h on h.stage = d.stage
+    cross join lateral (select coalesce(f.net, 0) - d.counted_net as net) c
   )
   update mail.depth d
-  set ready = greatest(0, d.counted_ready + coalesce(f.net, 0) - d.counted_net),
-    oldest_at = case d.stage when 'intake' then d.oldest_at when 'scheduled' then d.oldest_at else w.oldest_at end,
+  set ready = e.ready,
+    deferred = case d.stage when 'scheduled' then greatest(0, e.everything - e.ready) else d.deferred end,
+    -- No stream's is older than the oldest of all.
+    oldest_at = case
+      when d.stage not in ('intake', 'scheduled') then e.oldest_job
+      when e.is_waiting and d.oldest_at is not null then greatest(d.oldest_at, e.oldest_head)
+    end,
     measured_at = clock_timestamp()
-  from mail.depth own
-  left join flow f using (stage, stream, provider)
-  left join waiting w using (stage, stream, provider)
-  where (own.stage, own.stream, own.provider) = (d.stage, d.stream, d.provider)
+  from estimate e
+  where (e.stage, e.stream, e.provider) = (d.stage, d.stream, d.provider)
 $$;
 comment on function mail.estimate_depth() is 'Brings mail.depth up to date without counting: the latest count, and what came in and went out since.';
 

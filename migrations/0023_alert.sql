@@ -419,7 +419,7 @@ with recursive minute as materialized (
   union all
   select
     'endpoint_disabled', e.id::text, null, null, 1, null,
-    format('webhook endpoint %s at %s was disabled, and is told of nothing', e.id, substring(e.url from '^https?://([^/?#@]+)')),
+    format('webhook endpoint %s at %s was disabled, and is told of nothing', e.id, substring(e.url from '^https?://(?:[^/?#]*@)?([^/?#@]+)')),
     jsonb_build_object('endpoint', e.id)
   from mail.webhook_endpoint e
   -- By itself: a person who disables one says so, or leaves the reason as it is.

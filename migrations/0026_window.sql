@@ -134,6 +134,30 @@ $$;
 comment on function mail.window_opens(text, timestamptz) is
   'When the send window of a stream opens next; null when it is open at that moment, or when the stream has none.';
 
+create function mail.window_opened(stream text, at timestamptz) returns timestamptz
+language sql stable security definer
+set search_path = pg_catalog, mail, pg_temp
+as $$
+  select case
+    when exists (select from mail.send_window w where w.stream = window_opened.stream) and mail.window_is_open(stream, at) then coalesce(
+      (
+        select edge
+        from (
+          select edge
+          from mail.window_edges(stream, at - interval '15 days', at + interval '1 microsecond') edge
+          order by edge desc
+          offset 0
+        ) sorted
+        where mail.window_is_open(stream, edge) and not mail.window_is_open(stream, edge - interval '1 microsecond')
+        limit 1
+      ),
+      at - interval '15 days'
+    )
+  end
+$$;
+comment on function mail.window_opened(text, timestamptz) is
+  'Since when the send window of a stream is open, 15 days back at most: mail that is older could go no sooner. Null when it is closed at that moment, or when the stream has none.';
+
 create function mail.open_time(stream text, since timestamptz, until timestamptz) returns interval
 language sql stable
 set search_path = pg_catalog, mail, pg_temp
@@ -154,10 +178,11 @@ $$;
 comment on function mail.open_time(text, timestamptz, timestamptz) is
   'For how long of the time between two moments the stream''s windows were open, by the windows it has now.';
 
--- What waits for a window is not ready, just as what is due later.
+-- What waits for a window is not ready, just as what is due later; and once it is open, it counts from its opening.
 create or replace view mail.waiting_job as
-with closed as materialized (
-  select s.name, mail.window_opens(s.name, now()) is not null as is_closed from mail.stream s
+with gate as materialized (
+  select s.name, mail.window_opens(s.name, now()) is not null as is_closed, mail.window_opened(s.name, now()) as opened_at
+  from mail.stream s
 )
 select
   split_part(j.name, '.', 1) as stage,
@@ -165,10 +190,10 @@ select
   case split_part(j.name, '.', 1) when 'dispatch' then split_part(j.name, '.', 2) else '' end as provider,
   case split_part(j.name, '.', 1) when 'process' then jsonb_array_length(j.data -> 'ids') else 1 end as messages,
   j.state = 'active' as in_flight,
-  j.start_after > now() or (j.state < 'active' and c.is_closed is true) as deferred,
-  case when j.state = 'active' then j.started_on else greatest(j.created_on, j.start_after) end as since
+  j.start_after > now() or (j.state < 'active' and g.is_closed is true) as deferred,
+  case when j.state = 'active' then j.started_on else greatest(j.created_on, j.start_after, g.opened_at) end as since
 from pgboss.job j
-left join closed c on c.name = split_part(j.name, '.', 3) and split_part(j.name, '.', 1) = 'dispatch'
+left join gate g on g.name = split_part(j.name, '.', 3) and split_part(j.name, '.', 1) = 'dispatch'
 where j.state < 'completed'
   and split_part(j.name, '.', 1) in ('process', 'dispatch');
 comment on view mail.waiting_job is 'The jobs of both queued stages in Sluice''s words; read mail.queue for the sums.';

@@ -53,7 +53,16 @@ begin
   from mail.provider p
   cross join lateral mail.provider_hold(p.name, true) h
   left join (
-    select l.provider, min(l.rate_per_s) as per_s from mail.bucket_level l where l.counts = 'messages' group by l.provider
+    -- A quota of requests is one of messages as far as a request carries several, which the last minute has shown.
+    select l.provider, min(l.rate_per_s * case l.counts when 'requests' then coalesce(f.per_request, 1) else 1 end) as per_s
+    from mail.bucket_level l
+    left join (
+      select f.provider, greatest(1, sum(f.sent_per_s + f.deferred_per_s + f.unknown_per_s + f.dead_per_s) / nullif(sum(f.requests_per_s), 0)) as per_request
+      from mail.flow f
+      where f.requests_per_s > 0
+      group by f.provider
+    ) f on f.provider = l.provider
+    group by l.provider
   ) b on b.provider = p.name;
 
   for s in
@@ -63,7 +72,7 @@ begin
       coalesce(st.send_within_s, case when st.priority <= 3 then 5 else 30 end) as within_s,
       coalesce(d.waiting, 0)::bigint as waiting,
       coalesce(f.arrival, 0)::double precision as arrival,
-      f.latency_s
+      f.latency_s, f.per_request
     from mail.stream st
     left join (
       -- Deferred mail waits for its moment, and no worker makes that come sooner.
@@ -73,7 +82,13 @@ begin
       group by d.stream
     ) d on d.stream = st.name
     left join (
-      select f.stream, sum(f.accepted_per_s) as arrival, max(f.latency_p50_s) as latency_s from mail.flow f group by f.stream
+      select
+        f.stream, sum(f.accepted_per_s) as arrival, max(f.latency_p50_s) as latency_s,
+        -- Providers that take batches take several in one slot.
+        greatest(1, sum(f.sent_per_s + f.deferred_per_s + f.unknown_per_s + f.dead_per_s) filter (where f.requests_per_s > 0)
+          / nullif(sum(f.requests_per_s), 0))::double precision as per_request
+      from mail.flow f
+      group by f.stream
     ) f on f.stream = st.name
     order by st.priority, st.name
   loop
@@ -103,8 +118,8 @@ begin
       provider_per_s := null;
     end if;
     allowed_per_s := wanted_per_s - left_over;
-    -- Little's law: so many sends in flight, each as long as the provider takes.
-    slots_per_s := s.slots / nullif(s.latency_s, 0);
+    -- Little's law: so many requests in flight, each as long as the provider takes.
+    slots_per_s := s.slots * s.per_request / nullif(s.latency_s, 0);
     limited_by := case
       when wanted_per_s = 0 then 'nothing'
       when left_over > 0 then 'provider'
@@ -123,7 +138,7 @@ begin
 end
 $$;
 comment on function mail.scale_streams() is
-  'Per stream: what waits and comes, the rate at which it would be sent in time, what its providers let through of that, and what one process can have in flight (slots / latency).';
+  'Per stream: what waits and comes, the rate at which it would be sent in time, what its providers let through of that, and what one process can send with its slots (slots * messages a request / latency).';
 
 create function mail.scale(
   out workers integer,

@@ -17,6 +17,8 @@ export type Stream = {
   readonly hasSendWindow: boolean
   /** When its send window opens, as the database reckons it; null: it may send now. */
   readonly opensAt: Date | null
+  /** Since when its send window is open; null: it is closed, or there is none. */
+  readonly openedAt: Date | null
   /** All of its mail is sensitive, whatever a message says. */
   readonly isSensitive: boolean
   readonly unsubscribe: {
@@ -73,6 +75,7 @@ export async function readCatalog(db: Database): Promise<Catalog> {
     .select([
       sql<boolean>`exists (select from mail.send_window w where w.stream = name)`.as('has_send_window'),
       sql<Date | null>`mail.window_opens(name, clock_timestamp())`.as('opens_at'),
+      sql<Date | null>`mail.window_opened(name, clock_timestamp())`.as('opened_at'),
     ])
     .execute()
   const providers = await readProviders(db)
@@ -97,6 +100,7 @@ export async function readCatalog(db: Database): Promise<Catalog> {
           isPaused: row.paused_at !== null,
           hasSendWindow: row.has_send_window,
           opensAt: row.opens_at,
+          openedAt: row.opened_at,
           isSensitive: row.is_sensitive,
           unsubscribe: {
             isOffered: row.unsubscribe,

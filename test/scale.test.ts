@@ -105,6 +105,30 @@ const SITUATIONS: readonly Situation[] = [
     reason: /10.0 a second come/,
   },
   {
+    name: 'a provider as slow that takes ten messages a request',
+    accepted: 600,
+    change: `insert into mail.tally_time (bucket_at, process, kind, stream, provider, bucket, count, seconds)
+      values (date_bin('10 seconds', clock_timestamp(), 'epoch') - interval '20 seconds', gen_random_uuid(),
+        'provider_latency', 'transactional', 'default', 8, 100, 400);
+      insert into mail.tally (bucket_at, process, kind, stream, provider, count)
+      select date_bin('10 seconds', clock_timestamp(), 'epoch') - interval '20 seconds', gen_random_uuid(), kind, 'transactional', 'default', count
+      from (values ('request', 60), ('sent', 600)) t (kind, count)`,
+    workers: 1,
+    limitedBy: 'workers',
+    reason: /10.0 a second come/,
+  },
+  {
+    name: 'a provider whose quota is one of requests, of ten messages each',
+    waiting: { transactional: 50_000 },
+    change: `insert into mail.bucket (provider, name, quota, utilization, counts) values ('default', 'requests', 5, 1, 'requests');
+      insert into mail.tally (bucket_at, process, kind, stream, provider, count)
+      select date_bin('10 seconds', clock_timestamp(), 'epoch') - interval '20 seconds', gen_random_uuid(), kind, 'transactional', 'default', count
+      from (values ('request', 60), ('sent', 600)) t (kind, count)`,
+    workers: 1,
+    limitedBy: 'provider',
+    reason: /let 50.0 a second through/,
+  },
+  {
     name: 'bounds that are set',
     waiting: { transactional: 50_000 },
     change: 'update mail.scale_setting set min_workers = 2, max_workers = 6',

@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import { ALERT_SOURCE, ALERT_STREAM } from '../alert-mail.ts'
 import type { Database } from '../db/pool.ts'
-import { inTransaction } from '../db/transaction.ts'
+import { inTransaction, type Transaction } from '../db/transaction.ts'
 
 export type Target = {
   readonly name: string
@@ -44,16 +44,39 @@ export type Delivery = Target & {
 /** Longer than any attempt takes: a lease that is over belongs to a process that died. */
 const LEASE = sql`interval '60 seconds'`
 
-/** Takes what is due: of each target the oldest message alone, so that nothing overtakes. */
+/**
+ * Takes what is due: of each target the oldest message alone, so that nothing overtakes. Locked first and read then: what
+ * another process put into a message until that moment is seen, and what comes later finds that it gathers no more.
+ */
 export async function claimDeliveries(db: Database): Promise<Delivery[]> {
-  const { rows } = await sql<Delivery>`/* alerts.claim */
+  return inTransaction(db, async (trx) => {
+    const ids = await lockDue(trx)
+    return ids.length === 0 ? [] : takeDeliveries(trx, ids)
+  })
+}
+
+async function lockDue(trx: Transaction): Promise<string[]> {
+  const { rows } = await sql<{ id: string }>`/* alerts.lock_due */
     with head as materialized (
       select distinct on (d.target_id) d.id
       from mail.alert_delivery d
       join mail.alert_target t on t.id = d.target_id and t.enabled
       where d.state in ('gathering', 'sending')
       order by d.target_id, d.id
-    ), claimed as (
+    )
+    select d.id
+    from mail.alert_delivery d
+    join head on head.id = d.id
+    where d.state in ('gathering', 'sending') and d.next_attempt_at <= clock_timestamp()
+      and (d.leased_until is null or d.leased_until < clock_timestamp())
+    for update of d skip locked
+  `.execute(trx)
+  return rows.map(({ id }) => id)
+}
+
+async function takeDeliveries(trx: Transaction, ids: readonly string[]): Promise<Delivery[]> {
+  const { rows } = await sql<Delivery>`/* alerts.claim */
+    with claimed as (
       update mail.alert_delivery d
       set state = 'sending', tries = d.tries + 1, leased_until = clock_timestamp() + ${LEASE},
         alerts = coalesce(d.alerts, (
@@ -68,15 +91,13 @@ export async function claimDeliveries(db: Database): Promise<Delivery[]> {
             order by n.alert_id, n.id desc
           ) told
         ), '[]')
-      from head
-      where d.id = head.id and d.state in ('gathering', 'sending') and d.next_attempt_at <= clock_timestamp()
-        and (d.leased_until is null or d.leased_until < clock_timestamp())
+      where d.id = any (${ids}::uuid[])
       returning d.id, d.target_id, d.created_at, d.tries, d.alerts
     )
     select c.id, c.created_at, c.tries, c.alerts, t.name, t.kind, t.url, t.url_env, t.secret_env, t.address, t.sender
     from claimed c
     join mail.alert_target t on t.id = c.target_id
-  `.execute(db)
+  `.execute(trx)
   return rows
 }
 

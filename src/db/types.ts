@@ -342,6 +342,7 @@ export interface MailDeadLetter {
 }
 
 export interface MailDepth {
+  counted_deferred: Generated<Int8>
   counted_from: Timestamp
   /**
    * What came in less what went out since counted_from, as of the latest count.

@@ -389,7 +389,7 @@ export class Dispatcher {
       worker,
       settlement,
       place: { stream: stream.name, provider: this.#provider },
-      dueAt: message.due_at,
+      dueAt: dueAt(stream, message),
       endedAt: new Date(),
     })
   }
@@ -401,6 +401,11 @@ export class Dispatcher {
       (outcome.rate?.pauseMs ?? UNREACHABLE_DELAY_MS) + Math.round(this.#deps.random() * UNREACHABLE_DELAY_MS)
     )
   }
+}
+
+/** Nobody could have sent it sooner: a send window that was closed is no delay. */
+function dueAt({ openedAt }: Stream, { due_at: given }: queries.ClaimedMessage): Date {
+  return openedAt !== null && openedAt > given ? openedAt : given
 }
 
 /** As many messages as the free slots can carry; of a provider that takes batches, whole ones. */

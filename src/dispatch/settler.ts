@@ -19,7 +19,7 @@ export type Outcome = {
   readonly worker: number
   readonly settlement: queries.Settlement
   readonly place: Place
-  /** Since it was to be sent: its acceptance, or the moment it was scheduled for. */
+  /** Since it was to be sent: its acceptance, the moment it was scheduled for, or the opening of its window. */
   readonly dueAt: Date
   /** When the provider had answered. */
   readonly endedAt: Date

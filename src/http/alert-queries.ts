@@ -87,9 +87,9 @@ export async function changeRule(db: Database, name: string, changes: Changes): 
   return rows[0]
 }
 
-/** Without its URL: that often is a secret. */
+/** Without its URL: that often is a secret, and so are name and password, which SQL may have put into it. */
 const TARGET = sql`
-  'alert_target' as object, t.id, t.name, t.kind, substring(t.url from '^https?://([^/?#]+)') as host, t.url_env, t.secret_env,
+  'alert_target' as object, t.id, t.name, t.kind, substring(t.url from '^https?://(?:[^/?#]*@)?([^/?#@]+)') as host, t.url_env, t.secret_env,
   t.address, t.sender, t.min_severity, t.enabled, t.created_at, latest.state as last_state, latest.last_error,
   latest.ended_at as last_told_at`
 const TARGETS = sql`

@@ -1,3 +1,4 @@
+import type { Catalog } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import type { Duty } from './duty.ts'
 import { countDepth, estimateDepth, takeSample } from './measures-queries.ts'
@@ -7,6 +8,9 @@ import { countDepth, estimateDepth, takeSample } from './measures-queries.ts'
  * COUNT_SHARE times as long as it took: it costs at most that share of one connection, with ten messages waiting or
  * with a million. Between counts, what came in and went out is added to the latest one.
  *
+ * A send window that opens or closes makes all that waits for it ready, or deferred, and nothing moves that could be added:
+ * then it is counted at once.
+ *
  * A process that dies takes up to a second of its flow with it, and what operators do with SQL is no flow at all: the
  * next count puts that right.
  */
@@ -15,20 +19,38 @@ const COUNT_SHARE = 200
 /** However long a count takes, it is not trusted longer than this. */
 const MAX_BETWEEN_MS = 600_000
 
-export function createDepthDuty({ db, now }: { readonly db: Database; readonly now: () => number }): Duty {
+export type DepthDeps = {
+  readonly db: Database
+  readonly catalog: { readonly current: Catalog }
+  readonly now: () => number
+}
+
+export function createDepthDuty({ db, catalog, now }: DepthDeps): Duty {
   let countAt = Number.NEGATIVE_INFINITY
+  let closedAtCount = ''
   return {
     name: 'depth',
     everyMs: EACH_MS,
     isForLeader: true,
     run: async () => {
       const startedAt = now()
-      if (startedAt >= countAt) {
+      const closed = closedStreams(catalog.current)
+      if (startedAt >= countAt || closed !== closedAtCount) {
         await countDepth(db)
+        closedAtCount = closed
         countAt = now() + Math.min((now() - startedAt) * COUNT_SHARE, MAX_BETWEEN_MS)
       } else await estimateDepth(db)
       await takeSample(db)
       return false
     },
   }
+}
+
+/** As of the latest look at the catalog, which is before the count: a window that moves in between moves here next time. */
+function closedStreams({ streams }: Catalog): string {
+  const closed = [...streams.values()].filter(({ opensAt }) => opensAt !== null)
+  return closed
+    .map(({ name }) => name)
+    .sort()
+    .join(' ')
 }

@@ -1,3 +1,4 @@
+import type { Catalog } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import type { Log } from '../log.ts'
 import type { Meter } from '../meter.ts'
@@ -12,7 +13,7 @@ export type DutyDeps = {
   readonly db: Database
   readonly log: Log
   readonly meter: Meter
-  readonly catalog: { refresh(): Promise<void> }
+  readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
   /** Identifies this process's rows in the tables of measures. */
   readonly process: string
   /** Looks after dead workers; absent in a process that has no worker session. */
@@ -30,7 +31,7 @@ export function createDuties(deps: DutyDeps): readonly Duty[] {
     ...(rescue === undefined ? [] : [everySecond('rescue', rescue)]),
     everySecond('watch over the intake', () => watchIntake(deps)),
     everySecond('measures', () => meter.tell((measures) => addMeasures(db, process, measures))),
-    createDepthDuty({ db, now: () => performance.now() }),
+    createDepthDuty({ db, catalog, now: () => performance.now() }),
     createAlertDuty({ db, log }),
     {
       name: 'partitions',

@@ -1,9 +1,11 @@
 /** What targets are told, and what happens when they do not listen. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { Client } from 'pg'
 import { Webhook } from 'standardwebhooks'
 import { createTestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { countLockWaits } from '../support/lock-waits.ts'
 import { startWebhookReceiver } from '../support/webhook-receiver.ts'
 import {
   addTarget,
@@ -47,6 +49,37 @@ test('Slack is told in one message of all that fired at a moment, with what to d
     JSON.parse(second?.body ?? '').text,
     /^\*resolved: many \(transactional\)\*\nOver at 20.* UTC\. It was: 20 dead/,
   )
+})
+
+test('what is put into a message while it is being taken is told', async (t) => {
+  const database = await createTestDatabase(t)
+  const slack = await startWebhookReceiver(t, () => 500)
+  await makeRule(database)
+  await addTarget(database, { name: 'team', kind: 'slack', url_env: 'SLACK_URL' })
+  const notifier = openNotifier(database, [slack], { environment: { SLACK_URL: slack.url } })
+  await setDeadLetters(database, 20)
+  await evaluate(database)
+  // Another process that takes itself for the leader, and has not committed yet.
+  const other = new Client({ connectionString: database.url })
+  database.beforeDrop(() => other.end())
+  await other.connect()
+  await other.query('begin')
+  await setDeadLetters(
+    { query: async (text, values) => (await other.query(text, values)).rows },
+    30,
+    'marketing',
+  )
+  await other.query('select mail.evaluate_alerts()')
+  let hasLooked = false
+  const looking = notifier.look().finally(() => {
+    hasLooked = true
+  })
+  await eventually('it waits, or has passed by', async () => hasLooked || (await countLockWaits(other)) > 0)
+  await other.query('commit')
+  await looking
+  await notifier.look()
+  const [first] = await slack.waitFor(1)
+  assert.match(JSON.parse(first?.body ?? '').text, /^2 alerts: 2 warning/)
 })
 
 test('a program is told in JSON, signed, under the same id and with the same bytes at each attempt', async (t) => {

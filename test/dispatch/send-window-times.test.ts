@@ -230,6 +230,29 @@ test('a window opens at the first minute at which a clock on the wall shows a ti
   )
 })
 
+test('a window opened at the last minute at which it was closed before', async () => {
+  await fc.assert(
+    fc.asyncProperty(...anyCase, async (windows, at) => {
+      await useWindows(
+        windows.map((each) => ({ ...each, opens: clockText(each.opens), closes: clockText(each.closes) })),
+      )
+      const { rows } = await client.query<{ opened: Date | null }>(
+        "select mail.window_opened('marketing', $1) as opened",
+        [new Date(at)],
+      )
+      const furthest = at - 15 * 1_440 * MINUTE_MS
+      let expected: number | null = null
+      if (isOpen(windows, at)) {
+        expected = Math.floor(at / MINUTE_MS) * MINUTE_MS
+        while (expected > furthest && isOpen(windows, expected - MINUTE_MS)) expected -= MINUTE_MS
+        expected = Math.max(expected, furthest)
+      }
+      assert.equal(rows[0]?.opened?.getTime() ?? null, expected)
+    }),
+    { numRuns: 100 },
+  )
+})
+
 test('the open time between two moments is that of the minutes at which it is open', async () => {
   await fc.assert(
     fc.asyncProperty(...anyCase, fc.integer({ min: 0, max: 4 * 1_440 }), async (windows, at, minutes) => {

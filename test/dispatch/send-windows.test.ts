@@ -85,6 +85,38 @@ test('when its window opens mail goes by itself', async (t) => {
   assert.ok(lateMs >= 0 && lateMs < 3_000, `it was claimed ${lateMs} ms after the opening`)
 })
 
+test('hours in which the window was closed are no delay: neither of what was sent nor of what still waits', async (t) => {
+  const database = await createTestDatabase(t)
+  const sink = await startSmtpSink(t)
+  await useWindow(database, 'marketing', '2 hours', '3 hours')
+  const service = await startTestService(database, { SMTP_URL: sink.url })
+  const id = await post(service, MARKETING)
+  await untilStatus(database, id, 'queued')
+  await database.query("update mail.message set accepted_at = accepted_at - interval '6 hours'")
+  await useWindow(database, 'marketing', '-1 minute', '1 hour')
+  await untilStatus(database, id, 'sent')
+  const tookS = await eventually('the time to send is measured', async () => {
+    const [row] = await database.query<{ seconds: number | null }>(
+      "select sum(seconds) as seconds from mail.tally_time where kind = 'time_to_send'",
+    )
+    return row?.seconds ?? undefined
+  })
+  assert.ok(tookS < 1_800, `${tookS} s`)
+  await database.query("select mail.pause('marketing', 'stream')")
+  await database.query(
+    `insert into pgboss.job (name, id, priority, created_on)
+     select 'dispatch.default.marketing', gen_random_uuid(), 4, now() - interval '6 hours'`,
+  )
+  const [queue] = await queueOf(database, 'marketing')
+  const [oldest] = await database.query<{ is_recent: boolean }>(
+    "select bool_and(oldest_at > now() - interval '30 minutes') as is_recent from mail.oldest_waiting() where stream = 'marketing'",
+  )
+  const [seen] = await database.query<{ is_recent: boolean }>(
+    "select oldest_age < interval '30 minutes' as is_recent from mail.queue where stream = 'marketing' and ready > 0",
+  )
+  assert.deepEqual([queue?.ready, oldest?.is_recent, seen?.is_recent], [1, true, true])
+})
+
 test('when its window closes in the middle of a batch, claims stop within a second', async (t) => {
   const database = await createTestDatabase(t)
   const arrivals: number[] = []

@@ -168,3 +168,23 @@ test('a key of scope operate may switch a target off, and not send its alerts el
     assert.equal((await call(method, path, given, key)).status, 401, method)
   }
 })
+
+test('of a URL with a password in it, which only SQL can store, the host alone is told', async () => {
+  await database.query(
+    "insert into mail.alert_target (name, kind, url, enabled) values ('odd', 'generic', 'https://ann:hush@ops.example.com/x', false)",
+  )
+  const { body } = await call('GET', '/alert-targets')
+  assert.equal(body.data.find(({ name }) => name === 'odd')?.host, 'ops.example.com')
+  await database.query(
+    `insert into mail.webhook_endpoint (url, status, failing_since, disabled_reason)
+     values ('https://ann:hush@app.example.com/x', 'disabled', now(), 'it failed')`,
+  )
+  await database.query("update mail.alert_rule set enabled = true where kind = 'endpoint_disabled'")
+  const measured = await database.query<{ what: string }>(
+    "select what from mail.alert_measure where rule = 'endpoint_disabled'",
+  )
+  assert.deepEqual(
+    measured.map(({ what }) => what.includes('at app.example.com was') && !what.includes('hush')),
+    [true],
+  )
+})

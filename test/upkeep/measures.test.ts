@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { test } from 'node:test'
+import { LiveCatalog } from '../../src/catalog.ts'
 import { openPool } from '../../src/db/pool.ts'
 import { createLog } from '../../src/log.ts'
 import { Meter, TIME_BOUNDS_S } from '../../src/meter.ts'
+import { createDepthDuty } from '../../src/upkeep/depth.ts'
 import {
   addMeasures,
   countDepth,
@@ -94,6 +96,83 @@ test('the oldest that waits is found without counting', async (t) => {
     `select extract(epoch from clock_timestamp() - oldest_at)::float as age from mail.depth where stage = 'dispatch'`,
   )
   assert.ok(row !== undefined && row.age >= 120 && row.age < 180, `${row?.age} s`)
+})
+
+test('between counts the doors and the schedule say themselves what is left of what was counted', async (t) => {
+  const database = await createTestDatabase(t)
+  const db = open(database)
+  const schedule = (count: number, dueIn: string) =>
+    database.query(
+      `insert into mail.scheduled (message_id, stream, priority, due_at)
+       select mail.uuid7(), 'marketing', 7, now() + $2::interval from generate_series(1, $1::integer)`,
+      [count, dueIn],
+    )
+  await database.query(
+    `insert into mail.intake (message, stream, priority, received_at)
+     select '{}', 'transactional', 1, now() - interval '1 minute' from generate_series(1, 30)`,
+  )
+  await schedule(10, '-1 minute')
+  await schedule(20, '1 day')
+  await countDepth(db)
+  const counted = [
+    ['intake', 'transactional', 30, 0],
+    ['scheduled', 'marketing', 10, 20],
+  ]
+  assert.deepEqual(await depths(database), counted)
+  await estimateDepth(db)
+  assert.deepEqual(await depths(database), counted)
+
+  await database.query(
+    `delete from mail.intake where seq > (select min(seq) from mail.intake);
+     update mail.intake set received_at = now(), seq = nextval('mail.message_seq')`,
+  )
+  await database.query('delete from mail.scheduled where due_at < now()')
+  await schedule(5, '1 day')
+  const meter = new Meter()
+  meter.cameIn({ stage: 'scheduled', stream: 'marketing', provider: '' }, 5)
+  meter.wentOut({ stage: 'scheduled', stream: 'marketing', provider: '' }, 10)
+  await meter.tell((measures) => addMeasures(db, randomUUID(), measures))
+  await estimateDepth(db)
+  assert.deepEqual(await depths(database), [
+    ['intake', 'transactional', 1, 0],
+    ['scheduled', 'marketing', 0, 25],
+  ])
+  const [oldest] = await database.query<{ is_recent: boolean }>(
+    "select oldest_at > now() - interval '30 seconds' as is_recent from mail.depth where stage = 'intake'",
+  )
+  assert.equal(oldest?.is_recent, true)
+
+  await database.query('delete from mail.intake')
+  await estimateDepth(db)
+  const rows = await database.query('select stage, oldest_at from mail.depth where oldest_at is not null')
+  assert.deepEqual([rows, await depths(database)], [[], [['scheduled', 'marketing', 0, 25]]])
+})
+
+test('what a send window lets go, or holds, is counted at once', async (t) => {
+  const database = await createTestDatabase(t)
+  const db = open(database)
+  const catalog = await LiveCatalog.open(db, async () => undefined)
+  await database.query(
+    `insert into pgboss.job (name, id, priority)
+     select 'dispatch.default.marketing', gen_random_uuid(), 4 from generate_series(1, 40)`,
+  )
+  let now = 0
+  // Each look at the clock is a second later: a count takes so long, and the next is due in 200.
+  const duty = createDepthDuty({ db, catalog, now: () => (now += 1_000) })
+  const waiting = async () => {
+    await catalog.refresh()
+    await duty.run()
+    return depths(database)
+  }
+  assert.deepEqual(await waiting(), [['dispatch', 'marketing', 40, 0]])
+  await database.query(
+    `insert into mail.send_window (stream, opens, closes)
+     select 'marketing', at::time, (at + interval '1 minute')::time
+     from date_trunc('minute', now() at time zone 'utc' + interval '12 hours') at`,
+  )
+  assert.deepEqual(await waiting(), [['dispatch', 'marketing', 0, 40]])
+  await database.query('delete from mail.send_window')
+  assert.deepEqual(await waiting(), [['dispatch', 'marketing', 40, 0]])
 })
 
 test('growth is by how much more waits than a minute ago', async (t) => {
