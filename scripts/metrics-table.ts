@@ -21,7 +21,6 @@ export function describeMetrics(): MetricDescription[] {
     config: { roles: new Set(), databaseConnections: 0 },
     slots: () => [],
     pressure: () => undefined,
-    now: () => 0,
   })
   // What prom-client keeps of a metric, and does not declare.
   const metrics = registry.getMetricsAsArray() as unknown as (MetricDescription & { labelNames: string[] })[]

@@ -49,7 +49,6 @@ import { Worker } from './worker.ts'
 export type Service = {
   /** Where the API listens; undefined in a process without the role `api`. */
   readonly url: string | undefined
-  /** Where SLUICE_METRICS_PORT listens, when it is set. */
   readonly metricsUrl: string | undefined
   readonly hasInbox: boolean
   readonly db: Database
@@ -177,7 +176,6 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
     ...core,
     slots: () => worker?.slots() ?? [],
     pressure: () => (config.roles.has('api') ? pressure.level : undefined),
-    now: () => performance.now(),
   })
   const stopAll = async (server: HttpServer | undefined, metricsServer?: HttpServer) => {
     const limit = AbortSignal.timeout(config.stopTimeoutMs)
@@ -205,10 +203,9 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
     log.info({ isClean }, 'stopped')
     return isClean
   }
+  const doors = { acceptor, mover, pressure, receiver, notifier, metrics }
   const server = config.roles.has('api')
-    ? await orClose(openApi(core, { acceptor, mover, pressure, receiver, notifier, metrics }, hasInbox), () =>
-        stopAll(undefined),
-      )
+    ? await orClose(openApi(core, doors, hasInbox), () => stopAll(undefined))
     : undefined
   const metricsServer = await orClose(openMetricsServer({ ...core, metrics }), () => stopAll(server))
   let stopping: Promise<boolean> | undefined

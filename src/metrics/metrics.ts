@@ -1,12 +1,12 @@
 import type { Pool } from 'pg'
 import { Registry } from 'prom-client'
-import packageFile from '../../package.json' with { type: 'json' }
 import type { Catalog } from '../catalog.ts'
 import type { Config } from '../config.ts'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import type { Database } from '../db/pool.ts'
 import type { Log } from '../log.ts'
 import type { Meter } from '../meter.ts'
+import { VERSION } from '../version.ts'
 import { type Family, register } from './family.ts'
 import { type AnsweredRequest, createRequestMetrics } from './http-requests.ts'
 import { nodeMetrics } from './node-metrics.ts'
@@ -43,8 +43,6 @@ export type MetricsDeps = {
   readonly config: Pick<Config, 'roles' | 'databaseConnections'>
   readonly slots: () => readonly SlotUse[]
   readonly pressure: () => Pressure | undefined
-  /** Milliseconds that only go up. */
-  readonly now: () => number
 }
 
 export type Scraped = { readonly contentType: string; readonly text: string }
@@ -120,7 +118,7 @@ export function createMetrics(deps: MetricsDeps): Metrics {
 
 function stateOf({ pool, config, slots, pressure }: MetricsDeps): ProcessState {
   return {
-    version: packageFile.version,
+    version: VERSION,
     roles: [...config.roles],
     slots: slots(),
     pressure: pressure(),
@@ -133,12 +131,13 @@ function stateOf({ pool, config, slots, pressure }: MetricsDeps): ProcessState {
   }
 }
 
-function createReadings({ db, log, now }: MetricsDeps): () => Promise<Answered> {
+function createReadings({ db, log }: MetricsDeps): () => Promise<Answered> {
   const onError = (error: unknown) => {
     // While it is away, that is no news, and told by the loops; anything else is for a person to repair.
     const level = isDatabaseUnavailable(error) ? 'debug' : 'warn'
     log[level]({ error }, 'the database could not be read for the metrics')
   }
+  const now = () => performance.now()
   const options = { onError, now }
   const system = new Reading({ ...options, ...READINGS.system, read: () => readOne(db, SYSTEM_STATE) })
   const heldFor = watchHeld(now)

@@ -62,8 +62,8 @@ async function postmasterOf(dataDir: string): Promise<number> {
   return Number(pid)
 }
 
-/** A name that leads to another host after a failover, as a load balancer or DNS has it. */
-async function startAddress(t: TestContext, first: number) {
+/** A name that leads to another host after a failover, as a load balancer or DNS has it, or to nobody. */
+export async function startAddress(t: TestContext, first: number) {
   let target: number | undefined = first
   const sockets = new Set<Socket>()
   const server = createServer((client) => {
