@@ -34,6 +34,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/performance.md': [],
   'docs/production.md': [],
   'docs/deployments.md': [],
+  'docs/scaling.md': [],
   'docs/statistics.md': [],
   'docs/alerts.md': [],
   'docs/retention.md': [],
