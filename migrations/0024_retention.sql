@@ -215,18 +215,7 @@ begin
       r.dead_letter_days, 'dead letters that nobody retried'
     union all
     select
-      3, 'drop partition', p.relation, null, p.day, null, nobody, nobody, kept.days,
-      format('the %s of every stream is over', kept.what)
-    from partition p
-    cross join lateral (
-      select
-        case when p.parent in ('message_content', 'message_prepared') then longest.content else longest.metadata end as days,
-        case when p.parent in ('message_content', 'message_prepared') then 'content' else 'metadata' end as what
-    ) kept
-    where p.day < today - kept.days
-    union all
-    select
-      4, 'remove content', p.relation, s.name, p.day,
+      3, 'remove content', p.relation, s.name, p.day,
       format(
         'mail.%I t join mail.message m on m.id = t.id
          where t.removed_at is null and t.id >= $3 and t.id < $4
@@ -239,11 +228,12 @@ begin
       select partition.relation, partition.day from partition where partition.parent = 'message_content'
       union all
       select 'message_content_default', null where exists (select from mail.message_content_default)
-    ) p on p.day is null or (p.day < today - s.content and s.content < longest.content)
+    -- Older days leave whole.
+    ) p on p.day is null or (p.day < today - s.content and p.day >= today - longest.content)
     where not exists (select from mark where (mark.day, mark.stream, mark.what) = (p.day, s.name, 'content'))
     union all
     select
-      5, 'delete messages', p.relation, s.name, p.day,
+      4, 'delete messages', p.relation, s.name, p.day,
       format('mail.%I t where %s and mail.is_settled(t.status) and t.id >= $3 and t.id < $4', p.relation,
         case when s.name is null then 'not exists (select from mail.stream s where s.name = t.stream)' else 't.stream = $2' end),
       nobody, mail.over_before(s.metadata), s.metadata,
@@ -253,11 +243,11 @@ begin
       select partition.relation, partition.day from partition where partition.parent = 'message'
       union all
       select 'message_default', null where exists (select from mail.message_default)
-    ) p on p.day is null or (p.day < today - s.metadata and s.metadata < longest.metadata)
+    ) p on p.day is null or (p.day < today - s.metadata and p.day >= today - longest.metadata)
     where not exists (select from mark where (mark.day, mark.stream, mark.what) = (p.day, s.name, 'metadata'))
     union all
     select
-      6, 'delete rows', left_over.relation, null, null,
+      5, 'delete rows', left_over.relation, null, null,
       format(
         'mail.%I t where t.%I < $4 and not exists (select from mail.message m where m.id = t.%I)',
         left_over.relation, left_over.key_column, left_over.key_column
@@ -269,7 +259,7 @@ begin
     ) as left_over (relation, key_column)
     union all
     select
-      7, 'forget attachments', 'attachment_use', u.stream, u.day,
+      6, 'forget attachments', 'attachment_use', u.stream, u.day,
       'mail.attachment_use t
        where t.stream = $2 and t.day = mail.uuid7_day($3)
          -- Held back with the messages that carry them.
@@ -290,6 +280,18 @@ begin
     left join per_stream s on s.name = u.stream
     where u.day < today - coalesce(s.content, longest.content)
       and not exists (select from mark where (mark.day, mark.stream, mark.what) = (u.day, u.stream, 'attachments'))
+    union all
+    -- Last: each look asks for the table, and while somebody uses it, all others wait for that.
+    select
+      7, 'drop partition', p.relation, null, p.day, null, nobody, nobody, kept.days,
+      format('the %s of every stream is over', kept.what)
+    from partition p
+    cross join lateral (
+      select
+        case when p.parent in ('message_content', 'message_prepared') then longest.content else longest.metadata end as days,
+        case when p.parent in ('message_content', 'message_prepared') then 'content' else 'metadata' end as what
+    ) kept
+    where p.day < today - kept.days
   )
   select
     d.place, d.action, d.relation, d.stream, d.day, d.source,
@@ -484,11 +486,13 @@ set search_path = pg_catalog, mail, pg_temp
 as $$
 declare
   step mail.retention_step;
+  in_use text[] := '{}';
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('mail.retain', 0)) then
     return;
   end if;
   for step in select * from mail.retention_due() loop
+    continue when step.action = 'drop partition' and left(step.relation, -9) = any (in_use);
     rows := mail.retain_step(step, retain.most);
     if rows > 0 then
       action := step.action;
@@ -497,6 +501,10 @@ begin
       before := step.before;
       return next;
       return;
+    end if;
+    if step.action = 'drop partition' then
+      -- Its other days would be asked for in vain as well.
+      in_use := in_use || left(step.relation, -9);
     end if;
     perform mail.mark_retained(step);
   end loop;

@@ -420,11 +420,19 @@ begin
   return next;
 
   what := 'alert';
-  if to_regclass('mail.alert') is not null then
-    execute 'update mail.alert a set what = ''(erased)'' where mail.mentions(a.what, $1)' using address;
-    get diagnostics rows = row_count;
-    return next;
-  end if;
+  update mail.alert a set what = '(erased)' where mail.mentions(a.what, address);
+  get diagnostics rows = row_count;
+  return next;
+
+  what := 'alert_delivery';
+  update mail.alert_delivery d
+  set alerts = (
+    select jsonb_agg(case when mail.mentions(each.alert::text, address) then each.alert || '{"what": "(erased)"}' else each.alert end order by each.place)
+    from jsonb_array_elements(d.alerts) with ordinality as each (alert, place)
+  )
+  where mail.mentions(d.alerts::text, address);
+  get diagnostics rows = row_count;
+  return next;
 
   what := 'webhook_delivery';
   with gone as (

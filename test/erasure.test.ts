@@ -106,6 +106,17 @@ async function plantRest({ query }: TestDatabase): Promise<void> {
   await query("insert into mail.provider_event (provider, type, reason) values ('default', 'blocked', $1)", [
     `450 4.7.1 <${ANN}>: too many for ${CANARY}`,
   ])
+  await query(
+    `with alert as (
+       insert into mail.alert (rule, subject, severity, since, value, worst_value, threshold, what, command, page)
+       values ('x', '', 'warning', now(), 1, 1, 0, $1, 'select 1;', '/') returning what
+     ), target as (
+       insert into mail.alert_target (name, kind, url) values ('x', 'slack', 'https://hooks.example.com') returning id
+     )
+     insert into mail.alert_delivery (target_id, state, alerts)
+     select target.id, 'sent', jsonb_build_array(jsonb_build_object('rule', 'x', 'what', alert.what)) from alert, target`,
+    [`a transaction of <${ANN}>, ${CANARY}`],
+  )
   await query("select mail.suppress('bob@example.org', evidence => $1)", [
     JSON.stringify({ rule: 'hard', reason: `550 not ${ANN}, not ${CANARY}` }),
   ])

@@ -223,6 +223,22 @@ test('a day that somebody uses is left for another time, and nobody else waits l
   assert.equal(await leftOf(database, id), 'nothing')
 })
 
+test('days are dropped when nothing else is left: a table in use is not asked for with every step', async (t) => {
+  const database = await createTestDatabase(t)
+  const db = openTestPool(database)
+  await database.query("update mail.stream set content_days = 3 where name = 'alerts'")
+  await makePartitions(database, [100, 20])
+  const [id = ''] = await insertOld(database, [{ daysAgo: 100 }, { daysAgo: 20, stream: 'alerts' }])
+  await inTransaction(openTestPool(database, 1), async (reader) => {
+    await reader.selectFrom('mail.message').select('id').where('id', '=', id).execute()
+    const actions = (await retainAll(db)).map(({ action }) => action)
+    assert.equal(actions[0], 'remove content')
+    const first = actions.indexOf('drop partition')
+    assert.ok(first > 0)
+    assert.ok(actions.slice(first).every((action) => action === 'drop partition'))
+  })
+})
+
 test('days are dropped under live mail: nothing is lost, nobody runs into a deadlock', async (t) => {
   const database = await createTestDatabase(t)
   const sink = await startSmtpSink(t)

@@ -67,6 +67,8 @@ export type Letters = {
   readonly count: number
   /** There are `count` or more. */
   readonly isCut: boolean
+  /** What died later is not on the page, and not meant by its forms. */
+  readonly seenAt: Date
   readonly session: Session
 }
 
@@ -127,8 +129,9 @@ export function forOne(session: Session, id: string, hidden: Readonly<Record<str
   </div>`
 }
 
-function forAll({ filter, count, isCut, session }: Letters): Html {
-  const inputs = html`${formToken(session)}<input type="hidden" name="filter" value="${queryOf(filter)}">`
+function forAll({ filter, count, isCut, seenAt, session }: Letters): Html {
+  const inputs = html`${formToken(session)}<input type="hidden" name="filter" value="${queryOf(filter)}">
+    <input type="hidden" name="seen_at" value="${seenAt.toISOString()}">`
   const all = isCut ? 'those that match' : count === 1 ? 'the one that matches' : `all ${count} that match`
   const most = {
     name: 'max',

@@ -48,6 +48,14 @@ export async function listLetters(
   })
 }
 
+/** The database's clock, after all that was seen until now. */
+export async function now(db: Database): Promise<Date> {
+  const { rows } = await sql<{ at: Date }>`/* dashboard.now */
+    select date_trunc('milliseconds', clock_timestamp() + interval '1 millisecond') as at
+  `.execute(db)
+  return rows[0]?.at ?? new Date()
+}
+
 /** How many match; `most` stands for that many or more. */
 export async function countLetters(db: Database, filter: DeadLetterFilter, most: number): Promise<number> {
   return inTime(db, async (trx) => {

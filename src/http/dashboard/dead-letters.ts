@@ -1,14 +1,15 @@
 import type { Hono } from 'hono'
 import { sqlState } from '../../db/sqlstate.ts'
+import { ApiError } from '../../errors.ts'
 import * as control from '../control-queries.ts'
 import type { AppDeps } from '../deps.ts'
 import { act } from './action.ts'
-import { lettersLink, readFilter } from './dead-letter-filter.ts'
+import { type DeadLetterFilter, lettersLink, readFilter } from './dead-letter-filter.ts'
 import { groupsPage, lettersPage, RETRY_DEFAULTS } from './dead-letter-pages.ts'
-import { countLetters, type LetterCursor, listLetters } from './dead-letter-queries.ts'
+import { countLetters, type LetterCursor, listLetters, now } from './dead-letter-queries.ts'
 import { counted } from './elements.ts'
 import { type DashboardEnv, type PageContext, show } from './frame.ts'
-import { idIn, numberIn, parametersOf } from './input.ts'
+import { idIn, momentIn, numberIn, parametersOf } from './input.ts'
 import type { Notice } from './notice.ts'
 
 const MAX_GROUPS = 200
@@ -37,6 +38,7 @@ async function showLetters({ db }: Pick<AppDeps, 'db'>, c: PageContext): Promise
   const cursor = readCursor(given.get('after') ?? '')
   const letters = await listLetters(db, filter, cursor, PAGE_SIZE + 1)
   const count = await countLetters(db, filter, MAX_COUNTED)
+  const seenAt = await now(db)
   return show(
     c,
     lettersPage({
@@ -46,6 +48,7 @@ async function showLetters({ db }: Pick<AppDeps, 'db'>, c: PageContext): Promise
       isFirst: cursor === undefined,
       count,
       isCut: count === MAX_COUNTED,
+      seenAt,
       session: c.get('session'),
     }),
   )
@@ -104,7 +107,7 @@ async function discard(deps: Deps, c: PageContext): Promise<Response> {
   })
 }
 
-/** How many were meant and found, and how many that match are left: a second time there are none. */
+/** How many were meant and found, and how many that match are left. */
 async function many(
   deps: Deps,
   c: PageContext,
@@ -113,7 +116,7 @@ async function many(
   work: (filter: object) => Promise<number>,
 ): Promise<Notice> {
   const filter = readFilter(new URLSearchParams(c.get('form').get('filter') ?? ''))
-  const done = await unlessNothing(work(filter))
+  const done = await unlessNothing(work({ ...filter, until: untilSeen(c.get('form'), filter) }))
   if (done > 0) note(deps, c, `dead letters ${what}`, { filter, count: done })
   const left = await countLetters(deps.db, filter, MAX_COUNTED)
   const rest =
@@ -124,6 +127,13 @@ async function many(
         text: `0 messages were ${what}: those that matched were retried or discarded already. ${rest}`,
       }
     : { tone: 'done', text: `${counted(done, 'message')} ${words}. ${rest}` }
+}
+
+/** What died since the page was loaded nobody has looked at: sent again, an old form does not reach it. */
+function untilSeen(form: URLSearchParams, { until }: DeadLetterFilter): string {
+  const seenAt = momentIn(form, 'seen_at', 'Seen at')?.toISOString()
+  if (seenAt === undefined) throw new ApiError('validation_error', 'This page is old. Load it again.')
+  return until !== undefined && until < seenAt ? until : seenAt
 }
 
 async function unlessNothing(work: Promise<number>): Promise<number> {

@@ -135,6 +135,21 @@ test('a group is discarded up to the number given, and what is left is said', as
   assert.equal(rows.length, 3)
 })
 
+test('what died after the page was loaded is not discarded or retried by it', async () => {
+  await refuse('late', 3)
+  const page = await lettersPage(/>late</)
+  const form = page.slice(page.indexOf('Discard all 3 that match'))
+  assert.match(await browser.submit(form, '/dashboard/dead-letters/discard'), /3 messages discarded/)
+  const unseen = await refuse('late', 2)
+  assert.match(
+    await browser.submit(form, '/dashboard/dead-letters/discard'),
+    /0 messages were discarded: .* 2 that match are left/,
+  )
+  const retry = page.slice(page.indexOf('Retry all 3 that match'))
+  assert.match(await browser.submit(retry, '/dashboard/dead-letters/retry'), /0 messages were retried/)
+  assert.deepEqual(await lettersOf('late'), unseen)
+})
+
 test('what is wrong in the form is said beside it, and nothing is done', async () => {
   await refuse('strict', 1)
   const page = await lettersPage(/>strict</)
