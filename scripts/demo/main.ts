@@ -1,8 +1,9 @@
+import { once } from 'node:events'
 import { createInterface } from 'node:readline/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { accountOf } from './account.ts'
-import { ACTS, type Act, prepare, sendResets } from './acts.ts'
+import { ACTS, type Act, prepare, sendOthers } from './acts.ts'
 import { openShop, type Shop } from './shop.ts'
 
 const HELP = `Usage: npm run demo -- [options]
@@ -11,6 +12,7 @@ A flash sale, live on the dashboard, with a Sluice and a Postgres of its own in 
 than the provider takes them, a relay that fails, a template that breaks, and how each is repaired.
 
   --orders N      orders of the sale [20000]
+  --rate N        mails a second that the throttling provider takes [300]
   --port N        where the dashboard is; 0 chooses a free one [3000]
   --repair WHO    ask: press Enter for each repair (the default at a terminal)
                   you: wait until you have repaired it yourself, in the dashboard or with psql
@@ -32,6 +34,7 @@ async function main(): Promise<number> {
   const { values } = parseArgs({
     options: {
       orders: { type: 'string', default: '20000' },
+      rate: { type: 'string', default: '300' },
       port: { type: 'string', default: '3000' },
       repair: { type: 'string', default: process.stdin.isTTY ? 'ask' : 'auto' },
       help: { type: 'boolean', default: false },
@@ -41,13 +44,14 @@ async function main(): Promise<number> {
     console.log(HELP)
     return 0
   }
-  const [orders, port] = [Number(values.orders), Number(values.port)]
+  const [orders, rate, port] = [Number(values.orders), Number(values.rate), Number(values.port)]
   const repairer = REPAIRERS.find((each) => each === values.repair)
-  if (!Number.isInteger(orders) || orders < 1 || !Number.isInteger(port) || repairer === undefined) {
+  const areCounts = [orders, rate].every((each) => Number.isInteger(each) && each > 0)
+  if (!areCounts || !Number.isInteger(port) || repairer === undefined) {
     console.error(HELP)
     return EXIT_USAGE
   }
-  return play(await openShop(port), orders, repairer)
+  return play(await openShop(port, rate), orders, repairer)
 }
 
 async function play(shop: Shop, orders: number, repairer: Repairer): Promise<number> {
@@ -56,7 +60,7 @@ async function play(shop: Shop, orders: number, repairer: Repairer): Promise<num
     for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => resolve('interrupted'))
   })
   try {
-    await prepare(shop)
+    await prepare(shop, orders)
     console.log(`
   dashboard  ${shop.url}/
   API key    ${shop.key}   (to log in)
@@ -80,7 +84,8 @@ async function playActs(
   repairer: Repairer,
   isOver: AbortController,
 ): Promise<string[]> {
-  const resets = sendResets(shop, isOver.signal)
+  if (repairer !== 'auto') await enter('Log in, then press Enter: the sale begins. ', isOver.signal)
+  const resets = sendOthers(shop, isOver.signal)
   // Its own failure is reported when it is awaited, after the acts.
   resets.catch(() => undefined)
   for (const [index, act] of ACTS.entries()) {
@@ -98,17 +103,20 @@ async function playActs(
 }
 
 async function repair(shop: Shop, act: Act, repairer: Repairer, signal: AbortSignal): Promise<void> {
-  console.log(`   Repair:  ${act.repair.how}\n            ${act.repair.query};`)
+  const { how, dashboard, query, isAskedFor, run } = act.repair
+  console.log(`   Repair:  ${how}\n            ${dashboard}\n            ${query};`)
   if (repairer === 'ask') await enter('   Press Enter to have it repaired. ', signal)
   if (repairer === 'auto') await delay(LOOK_AROUND_MS, undefined, { signal })
-  const isLeftToYou = repairer === 'you' && !act.repair.isElsewhere
-  if (!isLeftToYou && !(await act.isRepaired(shop))) await act.repair.run(shop)
+  if (repairer === 'you' && isAskedFor) await until(() => isAskedFor(shop), signal)
+  const isLeftToYou = repairer === 'you' && isAskedFor === undefined
+  if (!isLeftToYou && !(await act.isRepaired(shop))) await run(shop)
   await until(() => act.isRepaired(shop), signal)
 }
 
+/** Where nobody is there to press it, the end of the input will do. */
 async function enter(question: string, signal: AbortSignal): Promise<void> {
   const terminal = createInterface({ input: process.stdin, output: process.stdout })
-  await terminal.question(question, { signal })
+  await Promise.race([terminal.question(question, { signal }), once(terminal, 'close')])
   terminal.close()
 }
 

@@ -8,7 +8,6 @@ import { fileURLToPath } from 'node:url'
 import { Client } from 'pg'
 import { type Relay, startRelay, startThrottlingApi, type ThrottlingApi } from './stand-ins.ts'
 
-const API_MAILS_PER_S = 300
 const READY_MS = 60_000
 
 /** A Sluice of its own with a fresh database, and the providers it sends through. */
@@ -19,17 +18,26 @@ export type Shop = {
   readonly api: ThrottlingApi
   readonly relay: Relay
   readonly oldRelay: Relay
-  /** As the shop's own software would call it; throws what Sluice answers when it is no success. */
+  /** As the shop's own software would call it; throws a Refusal when the answer is no success. */
   call(method: string, path: string, body?: unknown): Promise<unknown>
   sql<Row>(statement: string, parameters?: readonly unknown[]): Promise<Row[]>
   close(): Promise<void>
 }
 
-export async function openShop(port: number): Promise<Shop> {
+export class Refusal extends Error {
+  readonly status: number
+  constructor(message: string, status: number) {
+    super(message)
+    this.name = 'Refusal'
+    this.status = status
+  }
+}
+
+export async function openShop(port: number, apiMailsPerSecond: number): Promise<Shop> {
   const dir = await mkdtemp(join(tmpdir(), 'sluice-demo-'))
   // A server started by root runs as another user, who has to pass through.
   await chmod(dir, 0o711)
-  const api = await startThrottlingApi(API_MAILS_PER_S)
+  const api = await startThrottlingApi(apiMailsPerSecond)
   const [relay, oldRelay] = [await startRelay(), await startRelay()]
   const key = `demo-${crypto.randomUUID()}`
   const service = startService(dir, {
@@ -92,6 +100,6 @@ async function call(url: string, method: string, key: string, body: unknown): Pr
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   })
   const answer = await response.json()
-  if (!response.ok) throw new Error(`${method} ${url}: ${JSON.stringify(answer)}`)
+  if (!response.ok) throw new Refusal(`${method} ${url}: ${JSON.stringify(answer)}`, response.status)
   return answer
 }

@@ -14,19 +14,28 @@ export type StandIn = {
 
 export type Relay = StandIn & { isBroken: boolean }
 
-/** An SMTP relay. Broken, it greets every connection with 421, as one does whose disk is full. */
+const NO_ROOM = '421 4.3.2 relay.example: out of disk space, come back later\r\n'
+
+/** An SMTP relay. Broken, it answers 421 and hangs up, as one does whose disk is full. */
 export async function startRelay(): Promise<Relay> {
   const arrived = new Map<string, number>()
   const server = createServer((socket) => {
     socket.on('error', () => socket.destroy())
-    if (relay.isBroken) socket.end('421 4.3.2 relay.example: out of disk space, come back later\r\n')
-    else speakSmtp(socket, (mail) => note(arrived, /^X-Sluice-Id: *(\S+)/im.exec(mail)?.[1]))
+    if (relay.isBroken) socket.end(NO_ROOM)
+    else {
+      speakSmtp(socket, {
+        take: (mail) => note(arrived, /^X-Sluice-Id: *(\S+)/im.exec(mail)?.[1]),
+        isBroken: () => relay.isBroken,
+      })
+    }
   })
   const relay: Relay = { ...(await listening(server, arrived)), isBroken: false }
   return relay
 }
 
-function speakSmtp(socket: Socket, take: (mail: string) => void): void {
+type Mailbox = { take(mail: string): void; isBroken(): boolean }
+
+function speakSmtp(socket: Socket, { take, isBroken }: Mailbox): void {
   const reply = (line: string) => socket.write(`${line}\r\n`)
   let input = ''
   let isData = false
@@ -39,6 +48,10 @@ function speakSmtp(socket: Socket, take: (mail: string) => void): void {
       isData = false
       take(part)
       reply('250 2.0.0 taken')
+    } else if (isBroken()) {
+      // Also on connections that were kept: between mails, so that none is in doubt.
+      socket.end(NO_ROOM)
+      return false
     } else if (/^data$/i.test(part)) {
       isData = true
       reply('354 go on')
@@ -61,21 +74,24 @@ export type ThrottlingApi = StandIn & { readonly refusals: () => number }
 export async function startThrottlingApi(mailsPerSecond: number): Promise<ThrottlingApi> {
   const arrived = new Map<string, number>()
   let refusals = 0
-  let second = 0
-  let taken = 0
-  const admits = (mails: number) => {
-    const now = Math.floor(Date.now() / 1_000)
-    if (now !== second) [second, taken] = [now, 0]
-    if (taken + mails > mailsPerSecond) return false
-    taken += mails
-    return true
+  let level = 0
+  let seenAt = Date.now()
+  /** A bucket that leaks: what it holds is paid off at the rate, and until then nothing more is taken. */
+  const waitS = (mails: number) => {
+    const now = Date.now()
+    level = Math.max(0, level - ((now - seenAt) / 1_000) * mailsPerSecond)
+    seenAt = now
+    if (level >= mailsPerSecond) return Math.ceil((level - mailsPerSecond + 1) / mailsPerSecond)
+    level += mails
+    return 0
   }
   const server = createHttpServer(async (request, response) => {
     const mails = await mailsOf(request)
     response.setHeader('content-type', 'application/json')
-    if (!admits(mails.length)) {
+    const retryAfterS = waitS(mails.length)
+    if (retryAfterS > 0) {
       refusals += 1
-      response.writeHead(429, { 'retry-after': '1' })
+      response.writeHead(429, { 'retry-after': String(retryAfterS) })
       response.end('{"statusCode":429,"name":"rate_limit_exceeded","message":"Too many requests."}')
       return
     }

@@ -28,7 +28,7 @@ export function messagePage({ email, given, facts: more }: ShownMessage, session
       </div>
       <section class="card" aria-labelledby="facts"><h2 id="facts">What it is</h2>${head(email, more, session)}</section>
       <section class="card" aria-labelledby="timeline"><h2 id="timeline">What happened</h2>${timeline(email)}</section>
-      <section class="card" aria-labelledby="content"><h2 id="content">What is in it</h2>${content({ email, given, facts: more }, session)}</section>`,
+      <section class="card" aria-labelledby="inside"><h2 id="inside">What is in it</h2>${content({ email, given, facts: more }, session)}</section>`,
   }
 }
 

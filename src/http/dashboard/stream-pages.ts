@@ -7,6 +7,7 @@ import type { Depth, Snapshot } from './live-queries.ts'
 import { streamState, streamTable } from './picture.ts'
 import type { Session } from './session.ts'
 import type { SendWindow, StreamRow } from './stream-queries.ts'
+import { routeForm } from './stream-route.ts'
 import { timesOf, totalOf } from './totals.ts'
 
 /** Streams of this priority and below are urgent. */
@@ -38,7 +39,7 @@ export function streamPage({ stream, windows, snapshot, session }: StreamView): 
       <section class="card">
         <p>${snapshot.streams.filter(({ name }) => name === stream.name).map(streamState)}${stream.paused_at !== null && html` by <bdi>${stream.paused_by}</bdi>, ${momentAndAge(stream.paused_at, now)}`}</p>
         ${facts(flowOf(stream, snapshot))}
-        <div class="actions">${holdForm('stream', stream, session)}
+        <div class="actions">${holdForm('stream', stream, session)}${routeForm(stream, session)}
           <a class="button" href="/dashboard/messages?stream=${stream.name}">Its messages</a></div>
       </section>
       ${waitingTable(snapshot.depths.filter((depth) => depth.stream === stream.name))}

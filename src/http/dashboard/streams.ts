@@ -6,6 +6,7 @@ import { addHoldActions } from './hold.ts'
 import { readSnapshot } from './live-queries.ts'
 import { streamPage, streamsPage } from './stream-pages.ts'
 import { readSendWindows, readStream } from './stream-queries.ts'
+import { addRouteAction } from './stream-route.ts'
 
 type Deps = Pick<AppDeps, 'db' | 'log'>
 
@@ -22,4 +23,5 @@ export function addStreams(routes: Hono<DashboardEnv>, deps: Deps): void {
     )
   })
   addHoldActions(routes, deps, 'stream')
+  addRouteAction(routes, deps)
 }

@@ -86,7 +86,8 @@ function providerTrouble(provider: ProviderLine): Trouble | undefined {
   if (tone === 'good') return undefined
   return {
     tone,
-    words: `Provider ${provider.name}: ${reasonOf(provider) ?? ''}.`,
+    // A provider's own words may end with a full stop.
+    words: `Provider ${provider.name}: ${(reasonOf(provider) ?? '').replace(/\.$/, '')}.`,
     path: `/dashboard/providers/${provider.name}`,
     link: 'Provider',
   }
