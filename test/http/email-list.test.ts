@@ -136,6 +136,7 @@ describe('the list of emails', () => {
       tags: [],
       status: 'scheduled',
       stream: 'transactional',
+      sensitive: false,
     })
   })
 
