@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { dirname, relative, resolve, sep } from 'node:path'
 
 /** What a test reaches a Postgres through: the suite's server, or one of its own. Nothing else knows where either is. */
-const DOORS = ['test/support/database.ts', 'src/db/embedded.ts']
+const DOORS = ['test/support/database.ts', 'test/support/failure-run.ts', 'src/db/embedded.ts']
 const TESTS = 'test'
 
 /**

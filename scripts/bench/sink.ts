@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
-import { createServer } from 'node:net'
 import { delimiter, join } from 'node:path'
 import { startChild } from './child.ts'
 import type { Watched } from './cpu.ts'
+import { freePort } from './free-port.ts'
 import type { Guard } from './guard.ts'
 
 export type SinkReport =
@@ -118,15 +118,4 @@ function findProgram(name: string): string | undefined {
         return false
       }
     })
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer()
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => resolve(address !== null && typeof address === 'object' ? address.port : 0))
-    })
-  })
 }

@@ -14,6 +14,7 @@ import {
   findPostmaster,
   requestShutdown,
 } from '../../src/db/embedded-postmaster.ts'
+import type { Scope } from './scope.ts'
 
 export type TestDatabase = {
   /** A migrated database of this test alone, on the suite's server. */
@@ -72,7 +73,7 @@ function openQueries(url: string): { query: TestDatabase['query']; close: () => 
  * temporary directory that is removed afterwards.
  */
 export async function startTestPostgres(
-  t: TestContext,
+  t: Scope,
   settings: Record<string, string> = {},
 ): Promise<{ readonly url: string; readonly dataDir: string; postmasterPid(): number }> {
   const dataDir = await makeClusterDirectory(t)
@@ -91,7 +92,7 @@ export async function startTestPostgres(
 
 /** Starts an embedded server with the suite's binaries in a directory of `makeTestDirectory`, which stops it. */
 export async function startTestServer(
-  t: TestContext,
+  t: Scope,
   options: Partial<Parameters<typeof startEmbeddedPostgres>[0]> & { dataDir: string },
 ): Promise<EmbeddedPostgres> {
   const binDir = process.env.SLUICE_TEST_BIN_DIR
@@ -110,7 +111,7 @@ const closersOf = new Map<string, (() => Promise<unknown>)[]>()
  * A data directory inside the suite's own, where the runner finds and stops what a crashed test file left running.
  * After the test everything in it is stopped, then it is removed.
  */
-export async function makeTestDirectory(t: TestContext): Promise<string> {
+export async function makeTestDirectory(t: Scope): Promise<string> {
   const dataDir = await mkdtemp(join(process.env.SLUICE_TEST_DIR ?? tmpdir(), 'server-'))
   // A server started by root runs as another user, who has to pass through.
   await chmod(dataDir, 0o711)
@@ -124,7 +125,7 @@ export async function makeTestDirectory(t: TestContext): Promise<string> {
 }
 
 /** The same with a cluster in it that no server runs on yet: for tests that are not about making one. */
-export async function makeClusterDirectory(t: TestContext): Promise<string> {
+export async function makeClusterDirectory(t: Scope): Promise<string> {
   const dataDir = await makeTestDirectory(t)
   const seed = process.env.SLUICE_TEST_SEED
   if (seed === undefined) return dataDir

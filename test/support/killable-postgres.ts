@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
-import type { TestContext } from 'node:test'
 import { Client, type QueryResultRow } from 'pg'
 import { startTestPostgres } from './database.ts'
+import type { Scope } from './scope.ts'
 import { type SpawnedService, spawnService } from './service.ts'
 
 export type KillablePostgres = Awaited<ReturnType<typeof startTestPostgres>> & {
@@ -9,8 +9,11 @@ export type KillablePostgres = Awaited<ReturnType<typeof startTestPostgres>> & {
 }
 
 /** A server of this test's own; queries reject while it is away. */
-export async function startKillablePostgres(t: TestContext): Promise<KillablePostgres> {
-  const server = await startTestPostgres(t)
+export async function startKillablePostgres(
+  t: Scope,
+  settings: Record<string, string> = {},
+): Promise<KillablePostgres> {
+  const server = await startTestPostgres(t, settings)
   const query = async <Row extends QueryResultRow>(text: string, values?: unknown[]) => {
     const client = new Client({ connectionString: server.url })
     // Killed under us as well; the query itself then says so.
@@ -26,7 +29,7 @@ export async function startKillablePostgres(t: TestContext): Promise<KillablePos
 }
 
 /** The API and a worker, each a process of its own that has to live through whatever happens to Postgres. */
-export async function spawnBoth(t: TestContext, url: string, smtpUrl: string) {
+export async function spawnBoth(t: Scope, url: string, smtpUrl: string) {
   const environment = { SMTP_URL: smtpUrl, SLUICE_ACCEPT_TIMEOUT_MS: '2000' }
   const api = await spawnService(t, url, { ...environment, SLUICE_ROLES: 'api' })
   const worker = await spawnService(t, url, { ...environment, SLUICE_ROLES: 'worker' })

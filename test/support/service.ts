@@ -1,13 +1,13 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
-import type { TestContext } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { readConfig } from '../../src/config.ts'
 import { migrate } from '../../src/db/migrate.ts'
 import { createLog } from '../../src/log.ts'
 import { type Service, startService } from '../../src/service.ts'
 import type { TestDatabase } from './database.ts'
+import type { Scope } from './scope.ts'
 
 export const TEST_KEY = 'test-key-0123456789abcdef'
 
@@ -53,7 +53,7 @@ export type SpawnedService = {
 
 /** A service as a process of its own, to be killed; killed for certain when the test ends. */
 export async function spawnService(
-  t: TestContext,
+  t: Scope,
   databaseUrl: string,
   extra: Environment = {},
 ): Promise<SpawnedService> {

@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { buffer } from 'node:stream/consumers'
-import type { TestContext } from 'node:test'
 import { SMTPServer, type SMTPServerOptions } from 'smtp-server'
+import type { Scope } from './scope.ts'
 
 export type SunkMail = { readonly from: string; readonly to: readonly string[]; readonly raw: Buffer }
 /** What to answer instead of 250; undefined accepts. The text may begin with an enhanced code. */
@@ -56,7 +56,7 @@ function createSignal() {
 }
 
 /** A well-behaved SMTP server on loopback that keeps what it is given. Stops with the test. */
-export async function startSmtpSink(t: TestContext, options: SmtpSinkOptions = {}): Promise<SmtpSink> {
+export async function startSmtpSink(t: Scope, options: SmtpSinkOptions = {}): Promise<SmtpSink> {
   const mails: SunkMail[] = []
   const connections = { total: 0, open: 0, most: 0 }
   const signal = createSignal()
@@ -177,7 +177,7 @@ export type RawSmtp = {
  * the connection's number (from 1). Stops with the test.
  */
 export async function startRawSmtp(
-  t: TestContext,
+  t: Scope,
   script: readonly RawStep[] | ((connection: number) => readonly RawStep[]),
 ): Promise<RawSmtp> {
   const connections = { total: 0, open: 0, most: 0 }

@@ -1,0 +1,136 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import { orderMail, TEST_KEY } from '../../test/support/service.ts'
+import type { Ledger } from './ledger.ts'
+
+export type ClientsReport = {
+  /** Requests that broke: no answer, or half of one. */
+  readonly broken: number
+  /** Answers other than 200, by status. */
+  readonly refused: ReadonlyMap<number, number>
+  /** Keys whose repeats were answered with another id: two messages for one. */
+  readonly doubled: readonly string[]
+}
+
+export type ClientsOptions = {
+  readonly ledger: Ledger
+  readonly count: number
+  /** How many requests are under way at once. */
+  readonly clients: number
+  /** Where the next request goes; asked each time, since servers come and go. */
+  readonly url: () => string
+  /** `durable` by default. */
+  readonly durability?: 'durable' | 'buffered'
+  /** Fields of the message other than its recipient. */
+  readonly mail?: (n: number) => Readonly<Record<string, unknown>>
+  /** The first number; recipients are `user<n>@run.example`. Default 1. */
+  readonly first?: number
+  /** Mails a second that they keep to together; undefined: as fast as the answers come. */
+  readonly perS?: number
+  /** Ends it early: what was begun is still brought to its end. */
+  readonly signal?: AbortSignal
+}
+
+/** Time between a failure and its repeat. */
+const RETRY_MS = 100
+const REQUEST_LIMIT_MS = 15_000
+
+export function recipientOf(n: number): string {
+  return `user${n}@run.example`
+}
+
+/** Hands over messages as careful clients do: each under a key of its own, again and again until there is an answer of 200. */
+export async function runClients(options: ClientsOptions): Promise<ClientsReport> {
+  const { first = 1, count, clients, perS, signal } = options
+  const tally = { broken: 0, refused: new Map<number, number>(), doubled: [] as string[] }
+  const startedAt = performance.now()
+  let begun = 0
+  const client = async () => {
+    while (begun < count && signal?.aborted !== true) {
+      const n = begun
+      begun += 1
+      if (perS !== undefined) await delay(Math.max(0, startedAt + (n * 1_000) / perS - performance.now()))
+      await handOver(options, first + n, tally)
+    }
+  }
+  await Promise.all(Array.from({ length: clients }, client))
+  return tally
+}
+
+async function handOver(
+  options: ClientsOptions,
+  n: number,
+  tally: { broken: number; refused: Map<number, number>; doubled: string[] },
+): Promise<void> {
+  const { ledger } = options
+  const key = recipientOf(n)
+  const body = JSON.stringify({ ...orderMail({ to: [key] }), ...options.mail?.(n) })
+  ledger.attempt(key)
+  for (;;) {
+    const answer = await request(options, key, body)
+    if (answer === undefined) tally.broken += 1
+    else if (answer.status === 200) {
+      if (!ledger.acknowledge(key, answer.id)) tally.doubled.push(key)
+      return
+    } else tally.refused.set(answer.status, (tally.refused.get(answer.status) ?? 0) + 1)
+    await delay(RETRY_MS)
+  }
+}
+
+/** Undefined when the connection broke, before the answer or in it. */
+async function request(
+  { url, durability = 'durable' }: ClientsOptions,
+  key: string,
+  body: string,
+): Promise<{ status: number; id: string } | undefined> {
+  try {
+    const answer = await fetch(`${url()}/emails`, {
+      method: 'POST',
+      headers: {
+        Authorization: `Bearer ${TEST_KEY}`,
+        'Content-Type': 'application/json',
+        'Idempotency-Key': key,
+        ...(durability === 'buffered' ? { 'Sluice-Durability': 'buffered' } : {}),
+      },
+      body,
+      signal: AbortSignal.timeout(REQUEST_LIMIT_MS),
+    })
+    const { id = '' } = (await answer.json()) as { id?: string }
+    return { status: answer.status, id }
+  } catch {
+    // The server was killed under it, or is not back yet.
+    return undefined
+  }
+}
+
+type Queryable = {
+  query<Row extends object>(text: string, values?: unknown[]): Promise<Row[]>
+}
+
+const INSERT_ROWS = 1_000
+
+/** Hands over messages by SQL, each statement its own durable commit; one that fails is not acknowledged. */
+export async function insertAll(
+  { query }: Queryable,
+  ledger: Ledger,
+  count: number,
+  options: {
+    readonly first?: number
+    readonly stream?: string
+    readonly mail?: Record<string, unknown>
+  } = {},
+): Promise<void> {
+  const { first = 1, stream = null, mail = {} } = options
+  for (let done = 0; done < count; done += INSERT_ROWS) {
+    const keys = Array.from({ length: Math.min(INSERT_ROWS, count - done) }, (_, n) =>
+      recipientOf(first + done + n),
+    )
+    for (const key of keys) ledger.attempt(key)
+    const rows = await query<{ id: string; key: string }>(
+      `insert into mail.outbox (message, stream)
+       select ($1::jsonb || jsonb_build_object('to', key))::json, $3 from unnest($2::text[]) key
+       returning id, message->>'to' as key`,
+      [JSON.stringify(orderMail(mail)), keys, stream],
+    )
+    for (const { id, key } of rows) ledger.acknowledge(key, id)
+  }
+}

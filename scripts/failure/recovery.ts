@@ -1,0 +1,29 @@
+import type { Kill } from './kills.ts'
+
+type Queryable = {
+  query<Row extends object>(text: string, values?: unknown[]): Promise<Row[]>
+}
+
+export type Recovery = {
+  /** Seconds from the death of a worker until each message it was sending was given to others. */
+  readonly recoveriesS: readonly number[]
+  /** Those messages: the only ones that may have gone out twice, and only as often as their workers died. */
+  readonly ids: ReadonlySet<string>
+}
+
+/** What `mail.event` says about the messages that dead workers had been sending. */
+export async function recoveryAfter({ query }: Queryable, kills: readonly Kill[]): Promise<Recovery> {
+  const rows = await query<{ id: string; worker: number; at: Date }>(
+    `select message_id as id, (detail->>'worker')::integer as worker, at
+     from mail.event where type = 'recovered'`,
+  )
+  const diedAt = new Map(kills.map(({ worker, at }) => [worker, at]))
+  const recoveriesS = rows.flatMap(({ worker, at }) => {
+    const death = diedAt.get(worker)
+    return death === undefined ? [] : [Math.max(0, (at.getTime() - death) / 1_000)]
+  })
+  return { recoveriesS, ids: new Set(rows.map(({ id }) => id)) }
+}
+
+/** "Its messages move again in p95 ≤ 10 s" (docs/guarantees.md). */
+export const RECOVERY_LIMIT_S = 10
