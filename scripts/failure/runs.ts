@@ -1,5 +1,7 @@
 import type { FailureRun } from './run.ts'
+import { apiKilled } from './runs/api-killed.ts'
+import { bothKilled } from './runs/both-killed.ts'
 import { workersKilled } from './runs/workers-killed.ts'
 
 /** Every failure run, in the order in which docs/guarantees.md speaks of them. */
-export const RUNS: readonly FailureRun[] = [workersKilled]
+export const RUNS: readonly FailureRun[] = [workersKilled, apiKilled, bothKilled]

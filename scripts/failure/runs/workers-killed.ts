@@ -19,7 +19,7 @@ export const workersKilled = failureRun({
   promise: 'SIGKILL of workers loses nothing, and only what was being sent at that moment may be sent twice',
   limitMinutes: 15,
   full: { messages: 20_000, kills: 50, workers: 4 },
-  short: { messages: 400, kills: 3, workers: 2 },
+  short: { messages: 400, kills: 2, workers: 2 },
   perform: async (scene, { messages, kills: count, workers }) => {
     const { ledger } = scene
     const server = await startPostgres(scene)

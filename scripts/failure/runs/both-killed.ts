@@ -1,0 +1,77 @@
+import { runClients } from '../clients.ts'
+import { untilDrained } from '../drain.ts'
+import { type KillOptions, killAtRandom } from '../kills.ts'
+import { recoveryAfter } from '../recovery.ts'
+import { failureRun } from '../run.ts'
+import { startRecordingSink } from '../sink.ts'
+import { openSlot, startPostgres } from '../sluice.ts'
+
+/** Long enough that a death finds mails between their content and the answer. */
+const SINK_DELAY_MS = 50
+
+type Scale = Pick<KillOptions, 'pauseMs'> & {
+  readonly messages: number
+  /** Of each: the API alone, and processes that work. */
+  readonly kills: number
+  readonly perS: number
+}
+
+/** Everything but Postgres dies, again and again, while mail comes in: what is left has to hold together by the tables alone. */
+export const bothKilled = failureRun<Scale>({
+  name: 'both-killed',
+  promise:
+    'SIGKILL of API and workers under load, all at once: nothing lost, and twice only what was being sent',
+  limitMinutes: 20,
+  full: { messages: 20_000, kills: 50, perS: 200, pauseMs: [300, 3_000] },
+  short: { messages: 300, kills: 1, perS: 80, pauseMs: [100, 400] },
+  perform: async (scene, { messages, kills: count, perS, pauseMs }) => {
+    const { ledger } = scene
+    const server = await startPostgres(scene)
+    const sink = await startRecordingSink(scene, { delayMs: SINK_DELAY_MS })
+    const open = (roles: string) => openSlot(scene, server.url, { SMTP_URL: sink.url, SLUICE_ROLES: roles })
+    const doors = [await open('api'), await open('api,worker')]
+    const workers = [await open('worker'), await open('worker')]
+    let asked = 0
+    const url = () => {
+      asked += 1
+      return doors[asked % doors.length]?.current().url ?? ''
+    }
+    let isHandingOver = true
+    const isGoing = () => isHandingOver || ledger.delivered < messages
+    const [clients, apiKills, workerKills] = await Promise.all([
+      runClients({ ledger, count: messages, clients: 64, perS, url }).finally(() => {
+        isHandingOver = false
+      }),
+      killAtRandom(doors.slice(0, 1), { count, pauseMs, isGoing, isWorker: false }),
+      killAtRandom([...doors.slice(1), ...workers], {
+        count,
+        pauseMs,
+        isGoing,
+        isWorker: true,
+      }),
+    ])
+    await untilDrained(server, ledger)
+    const recovery = await recoveryAfter(server, workerKills)
+    const unexplained = ledger.duplicates().filter(({ id }) => !recovery.ids.has(id))
+    const kills = apiKills.length + workerKills.length
+    return {
+      verdict: ledger.verdict(),
+      longestGapS: ledger.longestGapS,
+      recoveriesS: recovery.recoveriesS,
+      allowedDuplicates: recovery.recoveriesS.length,
+      broken: [
+        ...(kills < 2 * count ? [`only ${kills} of ${2 * count} kills came before the end`] : []),
+        ...clients.doubled.map((key) => `the repeat of ${key} was answered with another id`),
+        ...(unexplained.length > 0
+          ? [`${unexplained.length} messages came twice although no dead worker had been sending them`]
+          : []),
+      ],
+      figures: {
+        kills,
+        'in flight at a death': recovery.recoveriesS.length,
+        'requests without an answer': clients.broken,
+        'answers 503': clients.refused.get(503) ?? 0,
+      },
+    }
+  },
+})
