@@ -32,6 +32,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/events.md': [],
   'docs/bounces.md': [],
   'docs/performance.md': [],
+  'docs/guarantees.md': [],
   'docs/production.md': [],
   'docs/deployments.md': [],
   'docs/scaling.md': [],

@@ -1,5 +1,5 @@
 import { availableParallelism, cpus, loadavg, release, totalmem } from 'node:os'
-import { type Rig, withClient } from './rig.ts'
+import { withClient } from './rig.ts'
 import { median, readable } from './statistics.ts'
 
 const COMMITS = 100
@@ -22,8 +22,8 @@ export function loadOfOthers(): number {
   return loadavg()[0] ?? 0
 }
 
-export async function describeMachine(rig: Rig, loadBefore: number): Promise<Machine> {
-  const url = await rig.createDatabase('machine')
+/** `url` is a database with the durability that is measured; a small table is left in it. */
+export async function describeMachine(url: string, loadBefore: number): Promise<Machine> {
   const { postgres, commitMs } = await withClient(url, async (client) => {
     const { rows } = await client.query<{ server_version: string }>('show server_version')
     await client.query('create table commit_cost (n integer)')

@@ -67,7 +67,7 @@ async function main(): Promise<number> {
 async function run(names: readonly Name[], options: BenchOptions, json: string | undefined): Promise<number> {
   const loadBefore = loadOfOthers()
   const rig = await openRig()
-  const machine = await describeMachine(rig, loadBefore)
+  const machine = await describeMachine(await rig.createDatabase('machine'), loadBefore)
   console.log(`${machineText(machine)}\n`)
   const all: Findings[] = []
   for (const name of names) {

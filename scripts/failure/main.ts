@@ -1,6 +1,8 @@
 import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { Guard } from '../bench/guard.ts'
+import { loadOfOthers } from '../bench/machine.ts'
+import { record } from './record.ts'
 import { figuresText, type Row, rowOf, rowsTable } from './row.ts'
 import type { FailureRun, Form } from './run.ts'
 import { RUNS } from './runs.ts'
@@ -17,6 +19,7 @@ ${RUNS.map(({ name, promise }) => `  ${name.padEnd(22)} ${promise}`).join('\n')}
   --short           the size that is part of npm test
   --budget MINUTES  begin no run that might not end within so many minutes in all [240]
   --json FILE       write the rows there as well
+  --record          put the rows, with this machine's description, into docs/guarantees.md (full runs only)
   --list            print the names only
   --help            show this text`
 
@@ -26,6 +29,7 @@ type Options = {
   readonly form: Form
   readonly budgetMinutes: number
   readonly json: string | undefined
+  readonly isRecorded: boolean
 }
 
 async function main(): Promise<number> {
@@ -35,6 +39,7 @@ async function main(): Promise<number> {
       short: { type: 'boolean', default: false },
       budget: { type: 'string', default: '240' },
       json: { type: 'string' },
+      record: { type: 'boolean', default: false },
       list: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -54,6 +59,7 @@ async function main(): Promise<number> {
     form: values.short ? 'short' : 'full',
     budgetMinutes,
     json: values.json,
+    isRecorded: values.record && !values.short,
   })
 }
 
@@ -61,6 +67,7 @@ async function performAll(runs: readonly FailureRun[], options: Options): Promis
   const interruption = new AbortController()
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => interruption.abort())
   const guard = new Guard()
+  const loadBefore = loadOfOthers()
   const rows: Row[] = []
   const leftOut: string[] = []
   for (const run of runs) {
@@ -70,6 +77,7 @@ async function performAll(runs: readonly FailureRun[], options: Options): Promis
       continue
     }
     rows.push(await performOne(run, options.form, guard, interruption.signal))
+    if (options.isRecorded) await record(rows.slice(-1), loadBefore)
     if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(rows, null, 2)}\n`)
   }
   console.log(`\n${rowsTable(rows)}\n`)
