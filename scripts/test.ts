@@ -1,6 +1,6 @@
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { globSync } from 'node:fs'
-import { chmod, mkdtemp, readdir, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, readdir, rm, statfs } from 'node:fs/promises'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
@@ -35,6 +35,9 @@ const log = {
   info: () => undefined,
   warn: (details: object, message: string) => console.error(message, details),
 }
+
+/** Several times what the whole suite has been seen to hold at once. */
+const LEAST_MEMORY_BYTES = 8 * 2 ** 30
 
 type Server = {
   readonly url: string
@@ -82,7 +85,7 @@ type Suite = {
 }
 
 async function runSuite(suite: Suite): Promise<number> {
-  const dir = await mkdtemp(join(tmpdir(), 'sluice-test-'))
+  const dir = await mkdtemp(join(await fastestPlace(), 'sluice-test-'))
   // A server started by root runs as another user, who has to pass through.
   await chmod(dir, 0o711)
   const template = `sluice_template_${process.pid}`
@@ -98,6 +101,18 @@ async function runSuite(suite: Suite): Promise<number> {
     if (isKept) console.log(`The server is kept: ${server?.url}\nIts data: ${server?.dataDir}`)
     else await cleanUp(server, template, dir)
   }
+}
+
+/** In memory where there is plenty: most of what a cloned database costs is making and removing its 800 small files. */
+async function fastestPlace(): Promise<string> {
+  const memory = '/dev/shm'
+  const isAsked = process.env.TMPDIR !== undefined
+  const free = await statfs(memory).then(
+    ({ bavail, bsize }) => bavail * bsize,
+    // Not Linux, or a container without it.
+    () => 0,
+  )
+  return !isAsked && free >= LEAST_MEMORY_BYTES ? memory : tmpdir()
 }
 
 async function findServer(suite: Suite, dir: string): Promise<Server> {
