@@ -154,6 +154,9 @@ declare
   ahead bigint;
   opens_at timestamptz := mail.window_opens(m.stream, now());
 begin
+  if mail.why_held() is not null then
+    return format('Waiting: %s.', mail.why_held());
+  end if;
   select * into s from mail.stream where name = m.stream;
   if s.paused_at is not null then
     return format('Waiting because stream %s was paused by %s at %s.', s.name, s.paused_by, s.paused_at);

@@ -60,6 +60,8 @@ begin
     grant select on mail.webhook_source, mail.webhook_status, mail.feedback_parked to mail_reader;
     grant select on mail.webhook_endpoint_status to mail_reader;
     -- The views ask these with the reader's own rights.
+    grant select on mail.held, mail.sending_hold to mail_reader;
+    grant execute on function mail.why_held() to mail_reader;
     grant execute on function mail.provider_hold(text, boolean), mail.most_common(jsonb),
       mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_reader;
     grant select on mail.intake_limit, mail.intake_pressure to mail_reader;
@@ -107,6 +109,9 @@ begin
     grant select, update (min_workers, max_workers, rate_per_worker) on mail.scale_setting to mail_operator;
     grant execute on function mail.scale(), mail.scale_streams() to mail_operator;
     grant select, update on mail.intake_limit to mail_operator;
+    grant select on mail.held, mail.sending_hold, mail.lifeline to mail_operator;
+    grant select, update on mail.hold_setting to mail_operator;
+    grant execute on function mail.hold(text), mail.release(text), mail.why_held() to mail_operator;
     grant select on mail.alert, mail.alert_measure, mail.alert_silence, mail.alerts_now, mail.alert_delivery, mail.alert_notice,
       mail.old_transaction, mail.partition_gap, mail.worker_death to mail_operator;
     grant select, insert, update, delete on mail.alert_rule to mail_operator;

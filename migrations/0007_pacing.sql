@@ -155,6 +155,11 @@ begin
   if not found then
     raise exception 'there is no provider %', provider_hold.provider using errcode = 'undefined_object';
   end if;
+  if not mail.sending_is_open() then
+    until := 'infinity';
+    reason := mail.why_held();
+    return;
+  end if;
   if p.paused_at is not null then
     until := 'infinity';
     reason := format('paused by %s', p.paused_by);

@@ -147,6 +147,10 @@ const SETTINGS = {
     help: 'where recipients reach this service, for links to unsubscribe: https://…',
     schema: publicUrl.optional(),
   },
+  SLUICE_START_HELD: {
+    help: 'for a restored database: why nothing is to be sent until a person releases it, such as backup-of-monday. The same words hold once',
+    schema: z.string().min(1).max(500, 'must have at most 500 characters').optional(),
+  },
   SLUICE_INBOX_KEEP: {
     help: 'newest mails the local inbox keeps',
     schema: integer(1, 1_000_000).default(1_000),
@@ -185,6 +189,8 @@ export type Config = {
   readonly acceptTimeoutMs: number
   readonly stopTimeoutMs: number
   readonly inboxKeep: number
+  /** A database held for this reason before is not held again. */
+  readonly startHeld: string | undefined
   /** Without a slash at its end. */
   readonly publicUrl: string | undefined
   readonly webhookHosts: readonly ListedHost[]
@@ -250,6 +256,7 @@ export function readConfig(environment: Readonly<Record<string, string | undefin
     acceptTimeoutMs: settings.SLUICE_ACCEPT_TIMEOUT_MS,
     stopTimeoutMs: settings.SLUICE_STOP_TIMEOUT_MS,
     inboxKeep: settings.SLUICE_INBOX_KEEP,
+    startHeld: settings.SLUICE_START_HELD,
     publicUrl: settings.SLUICE_PUBLIC_URL,
     webhookHosts: settings.SLUICE_WEBHOOK_HOSTS ?? [],
     encryptionKeys: settings.SLUICE_ENCRYPTION_KEYS ?? [],

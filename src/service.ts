@@ -7,6 +7,7 @@ import { LiveCatalog } from './catalog.ts'
 import type { Config } from './config.ts'
 import { type Database, openPool } from './db/pool.ts'
 import { refuseUnsoundPooler } from './db/pooler.ts'
+import { endsBy, orClose } from './ending.ts'
 import { createPinnedFetch } from './feedback/pinned-fetch.ts'
 import { Receiver } from './feedback/receive.ts'
 import { unsubscribe } from './feedback/unsubscribe.ts'
@@ -20,6 +21,7 @@ import { createMoverLoop } from './intake/mover.ts'
 import { PressureGauge } from './intake/pressure.ts'
 import { KeyUse } from './keys/key-use.ts'
 import { Keyring } from './keys/keyring.ts'
+import { holdOnce, Lifeline } from './lifeline.ts'
 import type { Log } from './log.ts'
 import type { Loop } from './loop.ts'
 import { DEFAULT_MESSAGE_LIMITS, type MessageLimits } from './message/message-schema.ts'
@@ -81,6 +83,7 @@ export type Core = {
   readonly bells: Bells
   readonly meter: Meter
   readonly catalog: LiveCatalog
+  readonly lifeline: Lifeline
   readonly renderer: RenderPool
   readonly unsubscribeLinks: UnsubscribeLinks
   readonly bounceAddresses: BounceAddresses
@@ -118,6 +121,10 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
     log,
   })
   try {
+    const lifeline = new Lifeline({ db, log })
+    await lifeline.look()
+    if (config.startHeld !== undefined && (await holdOnce(db, config.startHeld)))
+      log.warn({ reason: config.startHeld }, 'started held: nothing is sent until a person releases it')
     await seedDefaultProvider(db, config)
     const unsubscribeLinks = createUnsubscribeLinks(await readSecret(db, 'unsubscribe'), config.publicUrl)
     const bounceAddresses = createBounceAddresses(await readSecret(db, 'bounce'))
@@ -144,6 +151,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
       bells,
       meter: new Meter(),
       catalog,
+      lifeline,
       renderer,
       unsubscribeLinks,
       bounceAddresses,
@@ -218,43 +226,6 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
       stopping ??= stopAll(server, metricsServer)
       return stopping
     },
-  }
-}
-
-type Ending = {
-  readonly part: string
-  readonly ending: Promise<unknown>
-  /** Milliseconds since the epoch. */
-  readonly by: number
-  readonly log: Log
-}
-
-/** False, with a word in the log, when the part fails to end or is not done in time. */
-async function endsBy({ part, ending, by, log }: Ending): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<false>((resolve) => {
-    timer = setTimeout(() => resolve(false), Math.max(by - Date.now(), 0))
-  })
-  const ended = ending.then(
-    () => true,
-    (error: unknown) => {
-      log.error({ part, error }, 'a part failed to end')
-      return undefined
-    },
-  )
-  const isEnded = await Promise.race([ended, late])
-  clearTimeout(timer)
-  if (isEnded === false) log.error({ part }, 'a part did not end in time')
-  return isEnded === true
-}
-
-/** What was started before a part that fails to start must not keep the process alive. */
-async function orClose<T>(starting: Promise<T>, close: () => Promise<unknown>): Promise<T> {
-  try {
-    return await starting
-  } catch (error) {
-    await close()
-    throw error
   }
 }
 

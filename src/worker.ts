@@ -55,6 +55,7 @@ export class Worker {
     this.#session = session
     this.#inbox = inbox
     this.#settler = new Settler(core)
+    core.lifeline.speakFor(() => this.number)
     this.#health = new Health(core.db, core.log, () => this.number)
     this.#feedback = [createFeedbackLoop({ ...core, applyFeedback }), createUnmatchedLoop(core)]
     this.#scheduler = createSchedulerLoop(core)
@@ -75,6 +76,7 @@ export class Worker {
       log: core.log,
       idleMs: LOOK_EACH_MS,
       round: async () => {
+        await core.lifeline.look()
         await core.catalog.refresh()
         this.#wakeDispatchers(core.catalog.current)
         return false

@@ -552,6 +552,31 @@ export interface MailGrowth {
   waiting: Int8 | null
 }
 
+export interface MailHeld {
+  back_to: Timestamp | null
+  held_at: Timestamp | null
+  held_by: string | null
+  is_at_risk: boolean | null
+  messages: Int8 | null
+  newest: Timestamp | null
+  oldest: Timestamp | null
+  reason: string | null
+  status: string | null
+  stream: string | null
+}
+
+export interface MailHoldSetting {
+  one: Generated<boolean>
+  /**
+   * A crash or a promotion after which nobody is there who remembers is trusted when the database was last seen at most so long ago.
+   */
+  trusted_gap_s: Generated<number>
+  /**
+   * So long the workers that ran at the last look are waited for, to say whether they miss anything.
+   */
+  witness_wait_s: Generated<number>
+}
+
 export interface MailIdempotency {
   /**
    * What the first answer to a batch said beside its ids.
@@ -702,6 +727,60 @@ export interface MailLeader {
   process: string
   renewed_at: Generated<Timestamp>
   since: Generated<Timestamp>
+}
+
+export interface MailLifeline {
+  /**
+   * Grows by one with each look: a process that has seen a greater one knows that commits are missing.
+   */
+  beat: Int8
+  database_oid: number
+  doubted_at: Timestamp | null
+  doubted_seq: Int8 | null
+  /**
+   * A start of the server that nobody could explain yet: a crash, a promotion, or a restore. Until that is known nothing is claimed.
+   */
+  doubted_start: Timestamp | null
+  /**
+   * A process that lived through it had seen one of the very last beats.
+   */
+  is_vouched: Generated<boolean>
+  one: Generated<boolean>
+  postmaster_started_at: Timestamp
+  seen_at: Timestamp
+  system_identifier: string | null
+  /**
+   * Workers that lived through it and miss nothing.
+   */
+  testified: Generated<number[]>
+  timeline: string | null
+  /**
+   * The transaction that wrote the row. A row that somebody else wrote (pg_restore, a subscription) has another xmin.
+   */
+  written_by: string
+}
+
+export interface MailLifelineCanary {
+  one: Generated<boolean>
+}
+
+export interface MailLifelineState {
+  beat: Int8 | null
+  database_oid: number | null
+  doubted_at: Timestamp | null
+  doubted_seq: Int8 | null
+  doubted_start: Timestamp | null
+  is_here: boolean | null
+  is_native: boolean | null
+  is_same_start: boolean | null
+  is_vouched: boolean | null
+  one: boolean | null
+  postmaster_started_at: Timestamp | null
+  seen_at: Timestamp | null
+  system_identifier: string | null
+  testified: number[] | null
+  timeline: string | null
+  written_by: string | null
 }
 
 export interface MailMessage {
@@ -1062,6 +1141,28 @@ export interface MailSecret {
   value: Buffer
 }
 
+export interface MailSendingHold {
+  /**
+   * The latest moment this database knows of; what happened after that, it forgot. Unset when a person held it.
+   */
+  back_to: Timestamp | null
+  /**
+   * Mail up to this number waited when it began, and may have gone out already; later mail is new.
+   */
+  boundary_seq: Int8
+  held_at: Generated<Timestamp>
+  held_by: Generated<string>
+  id: Generated<Int8>
+  /**
+   * How many were set aside or discarded.
+   */
+  messages: Int8 | null
+  reason: string
+  released_as: string | null
+  released_at: Timestamp | null
+  released_by: string | null
+}
+
 export interface MailSendWindow {
   /**
    * Not after opens: on the next day.
@@ -1368,6 +1469,10 @@ export interface MailThroughput {
   went_out: Generated<Int8>
 }
 
+export interface MailWaitingId {
+  id: string | null
+}
+
 export interface MailWaitingJob {
   deferred: boolean | null
   in_flight: boolean | null
@@ -1569,6 +1674,8 @@ export interface DB {
   'mail.finder': MailFinder
   'mail.flow': MailFlow
   'mail.growth': MailGrowth
+  'mail.held': MailHeld
+  'mail.hold_setting': MailHoldSetting
   'mail.idempotency': MailIdempotency
   'mail.inbox': MailInbox
   'mail.intake': MailIntake
@@ -1578,6 +1685,9 @@ export interface DB {
   'mail.intake_pressure': MailIntakePressure
   'mail.intake_watch': MailIntakeWatch
   'mail.leader': MailLeader
+  'mail.lifeline': MailLifeline
+  'mail.lifeline_canary': MailLifelineCanary
+  'mail.lifeline_state': MailLifelineState
   'mail.message': MailMessage
   'mail.message_content': MailMessageContent
   'mail.message_prepared': MailMessagePrepared
@@ -1600,6 +1710,7 @@ export interface DB {
   'mail.scheduled': MailScheduled
   'mail.secret': MailSecret
   'mail.send_window': MailSendWindow
+  'mail.sending_hold': MailSendingHold
   'mail.snapshot_seen': MailSnapshotSeen
   'mail.stat': MailStat
   'mail.stat_time': MailStatTime
@@ -1614,6 +1725,7 @@ export interface DB {
   'mail.template': MailTemplate
   'mail.template_version': MailTemplateVersion
   'mail.throughput': MailThroughput
+  'mail.waiting_id': MailWaitingId
   'mail.waiting_job': MailWaitingJob
   'mail.webhook_attempt': MailWebhookAttempt
   'mail.webhook_delivery': MailWebhookDelivery

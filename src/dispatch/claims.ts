@@ -1,6 +1,7 @@
 import type { Catalog, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
+import { type Lifeline, SendingHeldError } from '../lifeline.ts'
 import type { Meter } from '../meter.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import { jobPriority } from '../queue/queues.ts'
@@ -25,6 +26,7 @@ type ClaimDeps = {
   readonly boss: Boss
   readonly meter: Meter
   readonly catalog: { readonly current: Catalog }
+  readonly lifeline: Pick<Lifeline, 'noteClaims'>
   readonly worker: () => number
 }
 
@@ -39,7 +41,7 @@ export type Claimed = {
 /**
  * Fetches up to `count` jobs and marks their messages as being sent, in one transaction; what has to wait for a limited
  * domain is put back in the same. When that fails, `onDoubt` is told which claims were made in it: if only the answer
- * to the commit was lost, they are ours.
+ * to the commit was lost, they are ours. While nothing may be sent, nothing is taken.
  */
 export async function claimMail(
   deps: ClaimDeps,
@@ -85,9 +87,12 @@ export async function claimMail(
       comesBackMs = Math.max(0, ...[...putBack.values()].map(({ waitMs }) => waitMs))
     })
   } catch (error) {
+    // Rolled back: the jobs are as they were.
+    if (error instanceof SendingHeldError) return { claims: [], fetched: 0, comesBackMs: 0 }
     onDoubt(claims)
     throw error
   }
+  deps.lifeline.noteClaims(claims.map(({ message }) => ({ id: message.id, claimedAt: message.claimed_at })))
   const [, waitedFor = provider] = queue.split('.')
   deps.meter.wentOut({ stage: 'dispatch', stream: stream.name, provider: waitedFor }, idleJobs)
   deps.meter.happened('suppressed', { stream: stream.name, provider }, suppressed)

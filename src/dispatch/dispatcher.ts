@@ -1,6 +1,7 @@
 import type { BounceAddresses } from '../bounce-address.ts'
 import type { Catalog, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
+import type { Lifeline } from '../lifeline.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import type { Meter } from '../meter.ts'
@@ -69,6 +70,7 @@ export type DispatchDeps = {
   readonly catalog: { readonly current: Catalog }
   readonly settler: Settler
   readonly health: Health
+  readonly lifeline: Pick<Lifeline, 'noteClaims'>
   /** Shared by every dispatcher of the process. */
   readonly attachments: AttachmentStore
   readonly bounceAddresses: BounceAddresses

@@ -2,6 +2,7 @@ import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
+import { SendingHeldError, sendingGate } from '../lifeline.ts'
 import type { Address, Attachment, Message } from '../message/message.ts'
 import { providerRefOf } from '../provider-message-id.ts'
 import type { EventType, MessageState } from '../states.ts'
@@ -41,7 +42,7 @@ export type ClaimedMessage = {
 
 /**
  * Marks the messages of these jobs as being sent by this worker through this provider; those that may not be sent are not returned.
- * Throws a NotRegisteredError when this worker was taken for dead.
+ * Throws a NotRegisteredError when this worker was taken for dead, a SendingHeldError while nothing may be sent.
  */
 export async function claimMessages(
   trx: Transaction,
@@ -50,17 +51,19 @@ export async function claimMessages(
   provider: string,
 ): Promise<ClaimedMessage[]> {
   // One row without an id when we are registered and nothing could be claimed.
-  const { rows } = await sql<ClaimedMessage | { readonly id: null }>`/* dispatch.claim */
-    with me as materialized (${registration(worker)}), claimed as (
+  const { rows } = await sql<
+    (ClaimedMessage | { readonly id: null }) & { readonly is_open: boolean }
+  >`/* dispatch.claim */
+    with me as materialized (${registration(worker)}), gate as materialized (${sendingGate}), claimed as (
       update mail.message
       set status = 'sending', worker = me.number, attempts = attempts + 1, claimed_at = clock_timestamp(),
         provider = ${provider}, next_attempt_at = null
-      from me
-      where id = any (${ids}::uuid[]) and status in ('queued', 'deferred')
+      from me, gate
+      where gate.is_open and id = any (${ids}::uuid[]) and status in ('queued', 'deferred')
       returning id, attempts, queued_at, accepted_at, scheduled_at, claimed_at, priority, is_partly_settled
     )
     select
-      m.id, m.attempts as attempt, m.queued_at, m.accepted_at, greatest(m.accepted_at, m.scheduled_at) as due_at,
+      gate.is_open, m.id, m.attempts as attempt, m.queued_at, m.accepted_at, greatest(m.accepted_at, m.scheduled_at) as due_at,
       m.claimed_at::text as claimed_at,
       m.priority, c.message, c.sealed, p.sealed as sealed_parts,
       p.subject, p.html, p.text, p.left_out, p.sender, p.reply_to,
@@ -77,6 +80,7 @@ export async function claimMessages(
         )
       ) end as settled
     from me
+    cross join gate
     left join (
       claimed m
       join mail.message_content c on c.id = m.id and c.id = any (${ids}::uuid[])
@@ -84,6 +88,7 @@ export async function claimMessages(
     ) on true
   `.execute(trx)
   if (rows.length === 0) throw new NotRegisteredError(worker)
+  if (rows[0]?.is_open !== true) throw new SendingHeldError()
   return rows.filter((row) => row.id !== null)
 }
 

@@ -1,5 +1,6 @@
 import type { Database } from '../db/pool.ts'
 import { inTransaction } from '../db/transaction.ts'
+import { SendingHeldError } from '../lifeline.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import type { Bells } from '../queue/bells.ts'
@@ -93,7 +94,13 @@ export class Deliverer {
     if (this.#isInDoubt) await this.#resolveDoubt()
     const free = SLOTS - this.#inFlight.size
     if (free === 0) return false
-    return (await this.#claim(free)) === free
+    try {
+      return (await this.#claim(free)) === free
+    } catch (error) {
+      if (!(error instanceof SendingHeldError)) throw error
+      this.#isInDoubt = false
+      return false
+    }
   }
 
   /** Returns how many jobs it took. */

@@ -2,6 +2,7 @@ import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
+import { SendingHeldError, sendingGate } from '../lifeline.ts'
 
 /** A delivery in hand: all that its request needs. */
 export type Claimed = {
@@ -22,31 +23,38 @@ const claimed = sql`
 
 /**
  * Notes that this worker has these jobs in hand, so that they are given back when it dies, and returns what they
- * are to tell. Throws a NotRegisteredError when this worker was taken for dead.
+ * are to tell. Throws a NotRegisteredError when this worker was taken for dead, a SendingHeldError while nobody
+ * is told anything.
  */
 export async function claimDeliveries(
   trx: Transaction,
   { queue, ids, worker }: { queue: string; ids: readonly string[]; worker: number },
 ): Promise<Claimed[]> {
   // One row without an id when we are registered and there is nothing to tell.
-  const { rows } = await sql<Claimed | { readonly id: null }>`/* webhooks.claim */
+  const { rows } = await sql<
+    (Claimed | { readonly id: null }) & { readonly is_open: boolean }
+  >`/* webhooks.claim */
     with me as materialized (${registration(worker)}),
+    gate as materialized (${sendingGate}),
     -- The commit need not wait for the disk: a claim that a crash of Postgres undoes is simply made again.
     relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
     taken as (
       insert into mail.claim (queue, job_id, worker)
       select ${queue}, substr(id, 5)::uuid, me.number
-      from me cross join relaxed cross join unnest(${ids}::text[]) as id
+      from me cross join gate cross join relaxed cross join unnest(${ids}::text[]) as id
+      where gate.is_open
       on conflict (queue, job_id) do update set worker = excluded.worker
     )
-    select ${claimed}
+    select gate.is_open, ${claimed}
     from me
+    cross join gate
     left join (
       mail.webhook_delivery d
       join mail.webhook_endpoint e on e.id = d.endpoint_id
     ) on d.id = any (${ids}::text[])
   `.execute(trx)
   if (rows.length === 0) throw new NotRegisteredError(worker)
+  if (rows[0]?.is_open !== true) throw new SendingHeldError()
   return rows.filter((row) => row.id !== null)
 }
 

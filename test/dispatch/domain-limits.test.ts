@@ -206,6 +206,7 @@ async function prepareClaims(t: TestContext) {
         boss,
         meter: new Meter(),
         catalog: { current },
+        lifeline: { noteClaims: () => undefined },
         worker: () => worker?.number ?? 0,
       },
       { queue: 'dispatch.default.marketing', provider: 'default', stream },

@@ -56,6 +56,22 @@ export async function createTestDatabase(t: TestContext): Promise<TestDatabase> 
   return { url, query, beforeDrop: (close) => closers.push(close) }
 }
 
+/** A copy of all that is in it, beside it; dropped with the original. Whoever is connected to the original is cut off. */
+export async function copyTestDatabase(original: TestDatabase): Promise<Pick<TestDatabase, 'url' | 'query'>> {
+  const adminUrl = fromSuite('SLUICE_TEST_URL')
+  const from = new URL(original.url).pathname.slice(1)
+  const name = `${from}_copy`
+  await execute(adminUrl, `select pg_terminate_backend(pid) from pg_stat_activity where datname = '${from}'`)
+  await execute(adminUrl, `create database ${escapeIdentifier(name)} template ${escapeIdentifier(from)}`)
+  const url = withDatabase(adminUrl, name)
+  const { query, close } = openQueries(url)
+  original.beforeDrop(async () => {
+    await close()
+    await execute(adminUrl, `drop database ${escapeIdentifier(name)} with (force)`)
+  })
+  return { url, query }
+}
+
 /** Kept connections: a new one costs both sides more than most tests' statements, and tests look many times a second. */
 function openQueries(url: string): { query: TestDatabase['query']; close: () => Promise<void> } {
   const pool = new Pool({ connectionString: url, max: 20, allowExitOnIdle: true })
