@@ -143,6 +143,25 @@ as $$
 $$;
 comment on function mail.ms_until(timestamptz) is 'Milliseconds from now, from 1 to a minute.';
 
+create function mail.why_held() returns text
+language plpgsql stable security definer
+set search_path = pg_catalog, mail, pg_temp
+as $$
+declare
+  h record;
+begin
+  select * into h from mail.sending_hold where released_at is null;
+  if found then
+    return format('nothing is sent since %s: %s; a person ends that with mail.release', h.held_at, h.reason);
+  end if;
+  if not mail.sending_is_open() then
+    return 'nothing is sent until a process has looked whether this database is still the one it was; that takes seconds';
+  end if;
+  return null;
+end
+$$;
+comment on function mail.why_held() is 'Why nothing at all is sent, since when, and what ends it; null when mail is sent.';
+
 create function mail.provider_hold(provider text, is_urgent boolean default true, out until timestamptz, out reason text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, mail, pg_temp

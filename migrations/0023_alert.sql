@@ -7,7 +7,7 @@ create table mail.alert_rule (
     constraint alert_kind_is_known check (kind in (
       'dead_letters', 'dead_letter_growth', 'lag', 'oldest_age', 'time_to_send', 'error_rate', 'retry_rate', 'growth',
       'rate_drop', 'breaker', 'provider_unusable', 'intake_loss', 'intake_pressure', 'long_transaction', 'worker_died',
-      'worker_silent', 'no_worker', 'endpoint_disabled', 'feedback_parked', 'feedback_unmatched', 'partitions_missing'
+      'worker_silent', 'no_worker', 'endpoint_disabled', 'feedback_parked', 'feedback_unmatched', 'partitions_missing', 'sending_held'
     )),
   threshold double precision not null
     constraint threshold_is_a_number_from_0 check (threshold >= 0 and threshold < 'infinity'),
@@ -446,6 +446,9 @@ with recursive minute as materialized (
     format('%s daily partitions of the next days are missing, the first of %s', count(*), min(g.day)), '{}'
   from mail.partition_gap g
   having count(*) > 0
+  union all
+  select 'sending_held', '', null, null, 1, null, mail.why_held(), '{}'
+  where mail.why_held() is not null
 )
 select
   r.name as rule, m.subject, m.stream, m.provider, m.value, r.threshold, coalesce(r.clear_at, r.threshold) as clear_at,
@@ -587,6 +590,7 @@ language plpgsql volatile
 set search_path = pg_catalog, mail, pg_temp
 as $$
 declare
+  is_held boolean := mail.why_held() is not null;
   news mail.alert_news[];
 begin
   delete from mail.alert_silence s where s.until < moment - interval '30 days';
@@ -595,7 +599,11 @@ begin
 
   select coalesce(array_agg(n), '{}') into news
   from mail.alert_news n
-  where n.event <> 'resolved' or n.alert_id = any (resolved);
+  where (n.event <> 'resolved' or n.alert_id = any (resolved))
+    -- Of a database that went back in time the rest is about a past that is over: told after the release, if it lasts.
+    and (not is_held or exists (
+      select from mail.alert a join mail.alert_rule r on r.name = a.rule and r.kind = 'sending_held' where a.id = n.alert_id
+    ));
   if cardinality(news) = 0 then
     return;
   end if;
@@ -780,4 +788,7 @@ values
     'select provider, key, received_at, tries from mail.feedback_unmatched where provider = {provider} and message_id is null order by id desc limit 20;', '/'),
   ('partitions_missing', 'partitions_missing', 0, null, null, 0, 0, 'critical', null,
     'Partitions of today and the next two days that are not there; mail.ensure_partitions() of mail_service makes them, and its log says why it could not.',
-    'select * from mail.partition_gap order by day, parent; select * from mail.old_transaction order by open_s desc;', '/');
+    'select * from mail.partition_gap order by day, parent; select * from mail.old_transaction order by open_s desc;', '/'),
+  ('sending_held', 'sending_held', 0, null, null, 15, 0, 'critical', null,
+    'Nothing is sent until a person says what is to become of the mail that waits: the database went back in time, or somebody held it.',
+    'select * from mail.held; select * from mail.sending_hold order by id desc limit 5;', '/');

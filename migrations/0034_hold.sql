@@ -93,25 +93,6 @@ $$;
 comment on function mail.sending_is_open() is
   'Whether anything may be claimed for sending now. False on a server that was started again until somebody has looked, so that no worker is quicker than the look.';
 
-create function mail.why_held() returns text
-language plpgsql stable security definer
-set search_path = pg_catalog, mail, pg_temp
-as $$
-declare
-  h mail.sending_hold;
-begin
-  select * into h from mail.sending_hold where released_at is null;
-  if found then
-    return format('nothing is sent since %s: %s; a person ends that with mail.release', h.held_at, h.reason);
-  end if;
-  if not mail.sending_is_open() then
-    return 'nothing is sent until a process has looked whether this database is still the one it was; that takes seconds';
-  end if;
-  return null;
-end
-$$;
-comment on function mail.why_held() is 'Why nothing at all is sent, since when, and what ends it; null when mail is sent.';
-
 create function mail.server_identity(out system_identifier text, out timeline text)
 language plpgsql volatile
 set search_path = pg_catalog, mail, pg_temp

@@ -57,11 +57,22 @@ export async function claimDeliveries(db: Database): Promise<Delivery[]> {
 
 async function lockDue(trx: Transaction): Promise<string[]> {
   const { rows } = await sql<{ id: string }>`/* alerts.lock_due */
-    with head as materialized (
+    with gate as materialized (
+      select mail.why_held() is not null as is_held
+    ), head as materialized (
       select distinct on (d.target_id) d.id
       from mail.alert_delivery d
       join mail.alert_target t on t.id = d.target_id and t.enabled
+      cross join gate
       where d.state in ('gathering', 'sending')
+        -- While nothing is sent, the alert that says so is all that is told, whatever waits before it.
+        and (not gate.is_held or exists (
+          select
+          from mail.alert_notice n
+          join mail.alert a on a.id = n.alert_id
+          join mail.alert_rule r on r.name = a.rule and r.kind = 'sending_held'
+          where n.delivery_id = d.id
+        ))
       order by d.target_id, d.id
     )
     select d.id

@@ -6,6 +6,7 @@ import { checkClock } from './clock.ts'
 import { checkDurability } from './durability.ts'
 import { checkEmbedded } from './embedded.ts'
 import { type Finding, ok, problem, skipped, warning } from './finding.ts'
+import { checkHold } from './hold.ts'
 import { checkIntake } from './intake.ts'
 import { checkKeys } from './keys.ts'
 import { checkMigrations, type SchemaState } from './migrations.ts'
@@ -141,6 +142,7 @@ function schemaChecks(reader: Reader, config: Config): Check[] {
   return [
     ['roles', () => checkRoles(reader)],
     ['partitions', () => checkPartitions(reader)],
+    ['sending', () => checkHold(reader)],
     ['workers', () => checkWorkers(reader)],
     ['routes', () => checkStreams(reader, config)],
     ['keys', () => checkKeys(reader, config)],

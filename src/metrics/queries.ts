@@ -48,6 +48,7 @@ export type SystemState = {
   readonly alerts: readonly { readonly rule: string; readonly firing: number }[]
   readonly dead_letters: number
   readonly losses: { readonly crashes: number; readonly at_least: number; readonly at_most: number }
+  readonly held: boolean
   readonly workers: number
   readonly webhooks: {
     readonly waiting: number
@@ -175,6 +176,7 @@ export const SYSTEM_STATE = sql<SystemState>`/* metrics.system */
       )
       from mail.intake_loss
     ) as losses,
+    mail.why_held() is not null as held,
     (
       select count(*)::float8 from mail.worker where seen_at > clock_timestamp() - interval '30 seconds'
     ) as workers,

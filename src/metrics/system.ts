@@ -152,6 +152,13 @@ export const SYSTEM_FAMILIES: readonly Family<SystemState>[] = [
     read: ({ losses }) => [[losses.at_most]],
   },
   {
+    name: 'sluice_sending_held',
+    type: 'gauge',
+    help: '1 while nothing at all is sent until a person says so: the database went back in time, or somebody held it. mail.held, mail.release.',
+    labels: [],
+    read: ({ held }) => [[Number(held)]],
+  },
+  {
     name: 'sluice_workers',
     type: 'gauge',
     help: 'Worker processes that are alive, by mail.worker. 0: nothing is sent.',

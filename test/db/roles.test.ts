@@ -65,6 +65,8 @@ const READER_VIEWS = [
   'alerts_now',
   'old_transaction',
   'partition_gap',
+  'held',
+  'sending_hold',
 ]
 const OPERATOR_TABLES = [
   ...READER_VIEWS,
@@ -85,6 +87,8 @@ const OPERATOR_TABLES = [
   'alert_delivery',
   'alert_notice',
   'worker_death',
+  'lifeline',
+  'hold_setting',
 ]
 const SECRET_TABLES = [
   'message_content',
@@ -156,6 +160,10 @@ const WRITES = [
   'select * from mail.evaluate_alerts()',
   'create table mail.mine ()',
   'select * from pgboss.job',
+  'delete from mail.sending_hold',
+  'update mail.lifeline set beat = 1',
+  "select * from mail.look_at_lifeline(null, null, null, '[]')",
+  "select mail.set_aside(h, 'canceled') from mail.sending_hold h",
 ]
 
 async function mayNot(role: string, statements: readonly string[]): Promise<void> {

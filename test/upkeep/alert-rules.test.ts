@@ -330,6 +330,12 @@ const CASES: Readonly<Record<string, Case>> = {
     },
     repair: sql('select mail.ensure_partitions()'),
   },
+  sending_held: {
+    subject: '',
+    says: /^Nothing is sent since .*: restored; a person ends that with mail.release/,
+    cause: sql("select mail.hold('restored')"),
+    repair: sql("select mail.release('send')"),
+  },
 }
 
 function expectedSubject({ subject }: Case): RegExp {

@@ -74,6 +74,8 @@ export type AlertLine = {
 export type Snapshot = {
   /** ISO 8601. */
   readonly at: string
+  /** Why nothing at all is sent; null: mail is sent. */
+  readonly held: string | null
   /** How long ago the process that measures said that it lives; null when there is none. */
   readonly leader_seen_s: number | null
   /** Up to `MAX_ALERTS`, the critical first. */
@@ -135,7 +137,7 @@ export async function readSnapshot(db: Database): Promise<Snapshot> {
         p.name, p.transport, s.status, s.until,
         case
           when t.unusable_reason is not null then 'unusable'
-          when p.paused_at is not null then 'paused'
+          when p.paused_at is not null or mail.why_held() is not null then 'paused'
           when t.blocked_until > clock_timestamp() then 'told_to_wait'
           when t.breaker = 'open' and t.breaker_until > clock_timestamp() then 'open'
           when t.breaker <> 'closed' then 'half_open'
@@ -148,6 +150,7 @@ export async function readSnapshot(db: Database): Promise<Snapshot> {
     )
     select
       to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as at,
+      mail.why_held() as held,
       (select extract(epoch from clock_timestamp() - renewed_at)::double precision from mail.leader) as leader_seen_s,
       (
         select coalesce(json_agg(a), '[]')

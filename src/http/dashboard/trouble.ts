@@ -26,15 +26,23 @@ const MANY_FAIL = 0.05
 /** The worst first. */
 export function troublesOf(snapshot: Snapshot, refusals: Refusals): Trouble[] {
   const found = [
+    ...holdTroubles(snapshot),
     ...processTroubles(snapshot),
     ...doorTroubles(refusals),
     ...snapshot.providers.flatMap((provider) =>
-      isAlerted(provider, snapshot) ? [] : (providerTrouble(provider) ?? []),
+      isAlerted(provider, snapshot) || snapshot.held !== null ? [] : (providerTrouble(provider) ?? []),
     ),
     ...streamTroubles(snapshot),
     ...flowTroubles(snapshot),
   ]
   return found.toSorted((a, b) => Number(b.tone === 'bad') - Number(a.tone === 'bad'))
+}
+
+/** What the alert says as well, once it has fired: this is there at once. */
+function holdTroubles({ held }: Snapshot): Trouble[] {
+  if (held === null) return []
+  const words = `${held.charAt(0).toUpperCase()}${held.slice(1)}.`
+  return [{ tone: 'bad', words, path: '/dashboard/streams', link: 'What waits' }]
 }
 
 function processTroubles({ workers, leader_seen_s: seen }: Snapshot): Trouble[] {

@@ -2,7 +2,16 @@ import { z } from 'zod'
 import { answerSchema, type Operation } from './operation.ts'
 
 const aliveSchema = answerSchema('Alive', z.strictObject({ status: z.literal('ok') }))
-const readySchema = answerSchema('Ready', z.strictObject({ status: z.literal('ready') }))
+const readySchema = answerSchema(
+  'Ready',
+  z.strictObject({
+    status: z.literal('ready'),
+    held: z
+      .string()
+      .optional()
+      .meta({ description: 'Why nothing is sent at the moment; mail is accepted all the same.' }),
+  }),
+)
 
 export const serviceOperations: readonly Operation[] = [
   {
