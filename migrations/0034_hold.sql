@@ -467,12 +467,33 @@ end
 $$;
 comment on function mail.beat_lifeline(timestamptz) is 'Notes that time goes on here, unless another process just did.';
 
+create function mail.disown_work(since timestamptz) returns void
+language plpgsql volatile
+set search_path = pg_catalog, mail, pg_temp
+as $$
+declare
+  ghost integer;
+begin
+  insert into mail.worker (name) values ('before the database went back in time') returning number into ghost;
+  update mail.message m
+  set worker = ghost
+  from pgboss.job j
+  where split_part(j.name, '.', 1) = 'dispatch' and j.state = 'active' and m.id = j.id
+    and m.status = 'sending' and m.claimed_at < disown_work.since;
+  update mail.claim set worker = ghost where claimed_at < disown_work.since;
+end
+$$;
+comment on function mail.disown_work(timestamptz) is
+  'Gives what workers had in hand before that moment to one that does not live, so that it is rescued: a worker that lived through it has long ended that work, and would keep it for ever.';
+
 create function mail.hold_at_risk(reason text, l mail.lifeline) returns text
 language plpgsql volatile
 set search_path = pg_catalog, mail, pg_temp
 as $$
 begin
   if exists (select from mail.waiting_id) or exists (select from mail.outbox) then
+    -- Of a start that nobody has looked at yet all that is claimed is from before; later only what the clock says.
+    perform mail.disown_work(case when l.postmaster_started_at = pg_postmaster_start_time() then pg_postmaster_start_time() else 'infinity' end);
     perform mail.begin_hold(hold_at_risk.reason, l.seen_at, coalesce(l.doubted_seq, mail.last_seq()));
     return hold_at_risk.reason;
   end if;

@@ -8,6 +8,8 @@ export type RecordingSink = {
   readonly port: number
   /** Mails whose content has come and whose answer has not gone yet. */
   inFlight(): number
+  /** Recipients that have a copy by now, each copy counted. */
+  delivered(): number
 }
 
 export type RecordingSinkOptions = {
@@ -33,11 +35,13 @@ export async function startRecordingSink(
 ): Promise<RecordingSink> {
   const sockets = new Set<Socket>()
   let inFlight = 0
+  let delivered = 0
   const take = async (recipients: readonly string[]) => {
     inFlight += 1
     if (options.delayMs) await delay(options.delayMs)
     await options.onMail?.(recipients)
     inFlight -= 1
+    delivered += recipients.length
     for (const recipient of recipients) scene.ledger.deliver(recipient)
   }
   const server = createServer((socket) => {
@@ -51,7 +55,12 @@ export async function startRecordingSink(
     await new Promise((resolve) => server.close(resolve))
   })
   const { port } = server.address() as AddressInfo
-  return { url: `smtp://${options.host ?? '127.0.0.1'}:${port}`, port, inFlight: () => inFlight }
+  return {
+    url: `smtp://${options.host ?? '127.0.0.1'}:${port}`,
+    port,
+    inFlight: () => inFlight,
+    delivered: () => delivered,
+  }
 }
 
 function serve(socket: Socket, take: (recipients: readonly string[]) => Promise<void>): void {

@@ -92,7 +92,15 @@ export async function startTestPostgres(
   t: Scope,
   settings: Record<string, string> = {},
 ): Promise<{ readonly url: string; readonly dataDir: string; postmasterPid(): number }> {
-  const dataDir = await makeClusterDirectory(t)
+  return startTestPostgresIn(t, await makeClusterDirectory(t), settings)
+}
+
+/** The same in a directory of `makeTestDirectory`, with whatever is in it. */
+export async function startTestPostgresIn(
+  t: Scope,
+  dataDir: string,
+  settings: Record<string, string> = {},
+): ReturnType<typeof startTestPostgres> {
   const server = await startTestServer(t, { dataDir, settings })
   const cluster = join(server.dataDir, 'cluster')
   return {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { Client, type QueryResultRow } from 'pg'
-import { startTestPostgres } from './database.ts'
+import { startTestPostgres, startTestPostgresIn } from './database.ts'
 import type { Scope } from './scope.ts'
 import { type SpawnedService, spawnService } from './service.ts'
 
@@ -13,7 +13,15 @@ export async function startKillablePostgres(
   t: Scope,
   settings: Record<string, string> = {},
 ): Promise<KillablePostgres> {
-  const server = await startTestPostgres(t, settings)
+  return queryable(await startTestPostgres(t, settings))
+}
+
+/** The same on a data directory that is there already, such as a restored one. */
+export async function startKillableIn(t: Scope, dataDir: string): Promise<KillablePostgres> {
+  return queryable(await startTestPostgresIn(t, dataDir))
+}
+
+function queryable(server: Awaited<ReturnType<typeof startTestPostgres>>): KillablePostgres {
   const query = async <Row extends QueryResultRow>(text: string, values?: unknown[]) => {
     const client = new Client({ connectionString: server.url })
     // Killed under us as well; the query itself then says so.

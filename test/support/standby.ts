@@ -6,6 +6,7 @@ import type { TestContext } from 'node:test'
 import { Client, type QueryResultRow } from 'pg'
 import { makeTestDirectory, startTestServer } from './database.ts'
 import { eventually } from './eventually.ts'
+import type { Scope } from './scope.ts'
 
 export type PrimaryAndStandby = {
   /** What an app connects to: leads to the primary, and after `failOver` to what was the standby. */
@@ -63,7 +64,7 @@ async function postmasterOf(dataDir: string): Promise<number> {
 }
 
 /** A name that leads to another host after a failover, as a load balancer or DNS has it, or to nobody. */
-export async function startAddress(t: TestContext, first: number) {
+export async function startAddress(t: Scope, first: number) {
   let target: number | undefined = first
   const sockets = new Set<Socket>()
   const server = createServer((client) => {
