@@ -1,6 +1,7 @@
 import { DOCTOR_USAGE, runDoctor } from './commands/doctor.ts'
 import { runEncryptionKey } from './commands/encryption-key.ts'
 import { EXIT_CONFIG, EXIT_FAILURE, EXIT_USAGE, UsageError } from './commands/exit.ts'
+import { HOLD_USAGE, runHold, runRelease } from './commands/hold.ts'
 import { KEY_USAGE, runKey } from './commands/key.ts'
 import { runMigrate } from './commands/migrate.ts'
 import { ConfigError, describeSettings, readConfig } from './config.ts'
@@ -11,7 +12,7 @@ const USAGE = `Sluice: an email queue backend that needs nothing but Postgres
 
   npm start                        migrate, then run the roles of SLUICE_ROLES
   npm start -- migrate             bring the database to this version and exit
-${DOCTOR_USAGE}${KEY_USAGE}  npm start -- encryption-key      print a new key for SLUICE_ENCRYPTION_KEYS
+${DOCTOR_USAGE}${HOLD_USAGE}${KEY_USAGE}  npm start -- encryption-key      print a new key for SLUICE_ENCRYPTION_KEYS
 
 Settings, from the environment:
 ${describeSettings()}
@@ -27,6 +28,8 @@ async function main([command = 'start', ...args]: readonly string[]): Promise<nu
     process.stdout.write(USAGE)
     return 0
   }
+  if (command === 'hold') return runHold(readConfig(process.env), args)
+  if (command === 'release') return runRelease(readConfig(process.env), args)
   const [extra] = args
   if (extra !== undefined) throw new UsageError(`"${command}" takes no "${extra}"`, USAGE)
   if (command === 'start') {

@@ -2,7 +2,14 @@ import type { FailureRun } from './run.ts'
 import { apiKilled } from './runs/api-killed.ts'
 import { bothKilled } from './runs/both-killed.ts'
 import { restoredBackup } from './runs/restored-backup.ts'
+import { rollingRestart } from './runs/rolling-restart.ts'
 import { workersKilled } from './runs/workers-killed.ts'
 
 /** Every failure run, in the order in which docs/guarantees.md speaks of them. */
-export const RUNS: readonly FailureRun[] = [workersKilled, apiKilled, bothKilled, restoredBackup]
+export const RUNS: readonly FailureRun[] = [
+  workersKilled,
+  apiKilled,
+  bothKilled,
+  restoredBackup,
+  rollingRestart,
+]

@@ -1,11 +1,13 @@
 import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
+import { setTimeout as delay } from 'node:timers/promises'
 import { Client } from 'pg'
 import { installBoss } from '../queue/boss.ts'
 import { queuesFor } from '../queue/queues.ts'
 import { refuseTransactionPooler } from './pooler.ts'
 import { actAsOwner, missingRolesAdvice } from './roles.ts'
 import { SchemaError } from './schema-error.ts'
+import { SQLSTATE, sqlState } from './sqlstate.ts'
 import { explainTls, verifiedTls } from './verified-tls.ts'
 
 /**
@@ -16,12 +18,23 @@ import { explainTls, verifiedTls } from './verified-tls.ts'
 
 const MIGRATIONS = new URL('../../migrations/', import.meta.url)
 const MIGRATE_LOCK = 'mail.migrate'
+/** As long as anybody waits behind a migration that waits for a lock. */
+const LOCK_WAIT_MS = 500
+const LOCK_PAUSE_MS = 1_000
+const GIVE_WAY = new Set<string>([SQLSTATE.lockNotAvailable, SQLSTATE.deadlockDetected])
+/** Some five minutes. */
+const LOCK_ATTEMPTS = 200
 
 export type Migration = { readonly version: number; readonly name: string; readonly file: URL }
 
 type MigrateLog = { info(fields: object, text: string): void; warn(fields: object, text: string): void }
 
-export type MigrateOptions = { readonly url: string; readonly log: MigrateLog }
+export type MigrateOptions = {
+  readonly url: string
+  readonly log: MigrateLog
+  /** Of the migrations; ends with a slash. Unset: those of this version. */
+  readonly directory?: URL
+}
 
 export type Migrated = {
   readonly applied: readonly string[]
@@ -44,14 +57,14 @@ export async function migrate(options: MigrateOptions): Promise<Migrated> {
     // The lock below would stay behind in a connection that others use.
     await refuseTransactionPooler(client, options.url)
     await client.query('select pg_advisory_lock(hashtextextended($1, 0))', [MIGRATE_LOCK])
-    return await migrateLocked(client, options.log)
+    return await migrateLocked(client, options)
   } finally {
     await client.end()
   }
 }
 
-async function migrateLocked(client: Client, log: MigrateLog): Promise<Migrated> {
-  const known = await readMigrations()
+async function migrateLocked(client: Client, { log, directory }: MigrateOptions): Promise<Migrated> {
+  const known = await readMigrations(directory)
   const applied = await appliedVersions(client)
   refuseNewerDatabase(known, applied)
   const pending = known.filter((migration) => !applied.has(migration.version))
@@ -68,7 +81,7 @@ async function migrateLocked(client: Client, log: MigrateLog): Promise<Migrated>
   if (owner.canChangeSchema) {
     await makeSchema(client)
     await installBoss((text, values) => client.query(text, values))
-    for (const migration of pending) await apply(client, migration)
+    for (const migration of pending) await apply(client, migration, log)
     await settleRights(client, log)
   }
   await client.query('set role none')
@@ -121,32 +134,56 @@ async function settleRights(client: Client, log: MigrateLog): Promise<void> {
   if (missing.length > 0) log.warn({ missing }, missingRolesAdvice(missing))
 }
 
-async function apply(client: Client, migration: Migration): Promise<void> {
+/**
+ * While a migration waits for a lock, everybody who comes after it waits as well. So it waits briefly, gives up all it holds,
+ * and comes again: under load mail goes on, and a transaction that stays open for long delays the migration alone.
+ */
+async function apply(client: Client, migration: Migration, log: MigrateLog): Promise<void> {
   const text = await readFile(migration.file, 'utf8')
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await applyOnce(client, migration, text)
+    } catch (error) {
+      const isInTheWay = GIVE_WAY.has(sqlState(error) ?? '')
+      if (!isInTheWay || attempt === LOCK_ATTEMPTS) {
+        const outcome = isInTheWay ? `found no moment for its locks in ${attempt} attempts` : 'failed'
+        throw new Error(`migration ${migration.name} ${outcome} and was rolled back`, { cause: error })
+      }
+      log.warn(
+        { migration: migration.name, attempt },
+        'a migration waits for its locks, and gives way meanwhile',
+      )
+      await delay(LOCK_PAUSE_MS)
+    }
+  }
+}
+
+async function applyOnce(client: Client, { version, name }: Migration, text: string): Promise<void> {
   const digest = createHash('sha256').update(text).digest('hex')
   await client.query('begin')
   try {
+    await client.query("select set_config('lock_timeout', $1, true)", [`${LOCK_WAIT_MS}ms`])
     // First, so that a second migrator that slipped past the lock conflicts here and not in the middle.
     await client.query('insert into mail.migration (version, name, digest) values ($1, $2, $3)', [
-      migration.version,
-      migration.name,
+      version,
+      name,
       digest,
     ])
     await client.query(text)
     await client.query('commit')
   } catch (error) {
     await client.query('rollback')
-    throw new Error(`migration ${migration.name} failed and was rolled back`, { cause: error })
+    throw error
   }
 }
 
 /** The migrations of this version, in their order. */
-export async function readMigrations(): Promise<Migration[]> {
-  const files = (await readdir(MIGRATIONS)).filter((file) => /^\d{4}_.+\.sql$/.test(file)).sort()
+export async function readMigrations(directory = MIGRATIONS): Promise<Migration[]> {
+  const files = (await readdir(directory)).filter((file) => /^\d{4}_.+\.sql$/.test(file)).sort()
   return files.map((file) => ({
     version: Number(file.slice(0, 4)),
     name: file,
-    file: new URL(file, MIGRATIONS),
+    file: new URL(file, directory),
   }))
 }
 

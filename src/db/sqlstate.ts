@@ -5,6 +5,7 @@ export const SQLSTATE = {
   duplicateObject: '42710',
   undefinedObject: '42704',
   lockNotAvailable: '55P03',
+  deadlockDetected: '40P01',
 } as const
 
 export function sqlState(error: unknown): string | undefined {

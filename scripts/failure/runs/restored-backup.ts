@@ -32,7 +32,7 @@ export const restoredBackup = failureRun<Scale>({
     'a database restored from a backup sends nothing until a person releases it, and then nothing twice',
   limitMinutes: 20,
   full: { messages: 5_000, ways: ['backup', 'point-in-time', 'survivors'] },
-  short: { messages: 300, ways: ['survivors', 'point-in-time'] },
+  short: { messages: 100, ways: ['survivors', 'point-in-time'] },
   perform: async (scene, { messages, ways }) => {
     const broken: string[] = []
     const figures: Record<string, number> = {}
@@ -63,7 +63,8 @@ async function restore(
   const environment = { SMTP_URL: sink.url, SLUICE_ACCEPT_TIMEOUT_MS: '2000' }
   let service = await spawnSluice(scene, url.href, environment)
   // Here a restore comes seconds after the backup.
-  if (way !== 'survivors') await original.query('update mail.hold_setting set trusted_gap_s = 2')
+  if (way !== 'survivors')
+    await original.query('update mail.hold_setting set trusted_gap_s = 2, witness_wait_s = 1')
 
   const toBackUp = sink.delivered() + messages / 4
   const handedOver = runClients({
@@ -83,8 +84,8 @@ async function restore(
     service.process.kill('SIGTERM')
     await service.ended
   }
+  // Whoever was connected is cut off, and nobody comes back: to them it is gone.
   address.leadTo(undefined)
-  process.kill(original.postmasterPid(), 'SIGKILL')
   if (way === 'point-in-time') await recoverTo(backup, original, lsn)
   const server = await startRestored(scene, backup)
   address.leadTo(portOf(server.url))
