@@ -21,19 +21,17 @@ as $$
 $$;
 `
 
-/** Migrates as a process of the next version does at its start; resolves with how often it had to give way. */
-export async function migrateToNext(scene: Scene, url: string): Promise<{ gaveWay: number }> {
+/** Migrates as a process of the next version does at its start; `onGiveWay` is called each time it lets others go first. */
+export async function migrateToNext(scene: Scene, url: string, onGiveWay: () => void): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'sluice-next-'))
   scene.after(() => rm(directory, { recursive: true, force: true }))
   await cp(fileURLToPath(new URL('../../migrations/', import.meta.url)), directory, { recursive: true })
   await writeFile(join(directory, '9001_next.sql'), NEXT)
-  let gaveWay = 0
   const log = {
     info: () => undefined,
     warn: (fields: object) => {
-      if ('attempt' in fields) gaveWay += 1
+      if ('attempt' in fields) onGiveWay()
     },
   }
   await migrate({ url, log, directory: pathToFileURL(`${directory}/`) })
-  return { gaveWay }
 }

@@ -176,3 +176,24 @@ test('data of another server holds', async (t) => {
   )
   assert.match(String((await look(database)).held_because), /on another server before/)
 })
+
+test('what a living worker had in hand before the database went back is given to one that is dead', async (t) => {
+  const database = await databaseWithMail(t)
+  await database.query("insert into mail.worker (name) values ('lives:1')")
+  const [claim] = await database.query<{ id: string }>(
+    `with job as (
+       insert into pgboss.job (name, state) select 'dispatch.default.transactional', 'active' returning id
+     )
+     insert into mail.message (id, seq, accepted_at, priority, status, stream, provider, source, worker, claimed_at)
+     select id, 1, now(), 3, 'sending', 'transactional', 'default', 'test', (select number from mail.worker), now() from job
+     returning id`,
+  )
+  const { start } = await look(database)
+  await startedAgain(database)
+  await look(database, { start, beat: 40 })
+  const [row] = await database.query<{ name: string }>(
+    'select w.name from mail.message m join mail.worker w on w.number = m.worker where m.id = $1',
+    [claim?.id],
+  )
+  assert.equal(row?.name, 'before the database went back in time')
+})
