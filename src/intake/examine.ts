@@ -7,6 +7,7 @@ import {
   type ParsedMessage,
   parseMessage,
 } from '../message/message-schema.ts'
+import { excerpt } from '../message/message-text.ts'
 import { NO_KEY_REASON, NO_KEYS, type Sealer } from '../sealer.ts'
 import type { MovedRow, TakenRow } from './queries.ts'
 import {
@@ -81,7 +82,7 @@ function examineRead(row: TakenRow, catalog: Catalog, parsed: ParsedMessage): Ex
   const lane = { stream: streamName, priority: priority ?? message.priority ?? stream?.priority ?? 5 }
   if (stream === undefined) {
     const known = [...catalog.streams.keys()].join(', ')
-    const reason = `Invalid \`stream\`: there is no stream \`${streamName}\`; the streams are ${known}.`
+    const reason = `Invalid \`stream\`: there is no stream \`${excerpt(streamName)}\`; the streams are ${known}.`
     return { ...base, ...lane, ...dead('unknown_stream', reason), message: row.message }
   }
   return {

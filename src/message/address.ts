@@ -1,6 +1,6 @@
 import { domainToASCII } from 'node:url'
 import type { Address } from './message.ts'
-import { excerpt, lineFault } from './message-text.ts'
+import { excerpt, hasEncodedWord, lineFault } from './message-text.ts'
 
 export type ParsedAddress =
   | { readonly ok: true; readonly address: Address }
@@ -93,8 +93,10 @@ function readSpec(spec: string, name: string | undefined): ParsedAddress {
   return { ok: true, address: name === undefined || name === address ? { address } : { address, name } }
 }
 
+/** An encoded word is made of characters that are allowed, and becomes another address where it is decoded. */
 function localFault(local: string): string | undefined {
   if (local.length > MAX_LOCAL_CHARS) return `has more than ${MAX_LOCAL_CHARS} characters before the \`@\``
+  if (hasEncodedWord(local)) return 'has an encoded word before the `@`, which RFC 2047 forbids there'
   if (DOT_ATOM.test(local)) return undefined
   if (local === '') return 'has nothing before the `@`'
   if (local.startsWith('"')) return 'has a quoted part before the `@`, which is not supported'

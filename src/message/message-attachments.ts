@@ -4,7 +4,7 @@ import { findListedHost, type ListedHost } from '../network/listed-hosts.ts'
 import { decodeBase64 } from './base64.ts'
 import { type Attachment, MAX_ATTACHMENTS_BYTES, type StoredAttachment } from './message.ts'
 import { type AttachmentShape, invalidAttachment } from './message-shape.ts'
-import { excerpt, lineFault } from './message-text.ts'
+import { excerpt, hasEncodedWord, lineFault } from './message-text.ts'
 
 const MAX_FILENAME_CHARS = 255
 const MAX_PATH_CHARS = 2_048
@@ -126,6 +126,13 @@ function readFilename(field: string, name: string | undefined): string {
   }
   if (/[/\\]/.test(trimmed) || /^\.+$/.test(trimmed)) {
     throw invalidAttachment(at, `\`${excerpt(trimmed)}\` is a path; use the name of a file alone`)
+  }
+  if (hasEncodedWord(trimmed)) {
+    // However it is encoded again, some readers decode it twice, and so into a path or a line break.
+    throw invalidAttachment(
+      at,
+      `\`${excerpt(trimmed)}\` is encoded for a mail header (RFC 2047); use the name itself`,
+    )
   }
   return trimmed
 }

@@ -37,6 +37,11 @@ export function lineFault(value: string): string | undefined {
     : 'it contains a tab or another control character'
 }
 
+/** Whether some reader of mail would decode a part of it (RFC 2047 section 2), wherever it stands. */
+export function hasEncodedWord(value: string): boolean {
+  return value.includes('=?') && /=\?[^?]*\?[bq]\?[^?]*\?=/i.test(value)
+}
+
 /** A caller's text made short, and safe to print, log and store, so that a complaint can quote it. */
 export function excerpt(value: string): string {
   const short = value.length > MAX_EXCERPT_CHARS ? `${value.slice(0, MAX_EXCERPT_CHARS)}…` : value

@@ -91,6 +91,7 @@ describe('an address is refused', () => {
     ['with a comment', 'a(x)@b.c', /not allowed/],
     ['with a quoted local part', '"a b"@c.d', /quoted part/],
     ['with a local part outside ASCII', 'zoë@b.c', /outside ASCII/],
+    ['with an encoded word for a local part', '=?utf-8?q?x=40evil=2eexample=3e?=@b.c', /encoded word/],
     ['with a leading dot', '.a@b.c', /misplaced dot/],
     ['with two dots in a row', 'a..b@c.d', /misplaced dot/],
     ['with a trailing dot before the @', 'a.@b.c', /misplaced dot/],

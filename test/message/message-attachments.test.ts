@@ -116,6 +116,7 @@ const REFUSED: readonly (readonly [given: unknown, field: string, reason: RegExp
   [pdf({ filename: '../../etc/passwd' }), '.filename', /is a path/],
   [pdf({ filename: 'C:\\a.pdf' }), '.filename', /is a path/],
   [pdf({ filename: '..' }), '.filename', /is a path/],
+  [pdf({ filename: '=?utf-8?B?YQ0KYg==?=.pdf' }), '.filename', /encoded for a mail header/],
   [pdf({ filename: 'a'.repeat(256) }), '.filename', /256 characters/],
   [pdf({ content: undefined }), '.content', /neither `content` nor `path`/],
   [pdf({ content: '' }), '.content', /empty/],

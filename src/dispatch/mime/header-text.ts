@@ -1,5 +1,5 @@
 import { encodeWord, foldLines } from 'nodemailer/lib/mime-funcs'
-import { lineFault } from '../../message/message-text.ts'
+import { hasEncodedWord, lineFault } from '../../message/message-text.ts'
 import { ComposeError } from './compose-error.ts'
 
 const FOLD_AT_CHARS = 76
@@ -32,7 +32,7 @@ export function checkLine(header: string, value: string): void {
  */
 export function isPlain(value: string): boolean {
   if (!/^[!-~]+(?: [!-~]+)*$/.test(value)) return false
-  if (value.includes('=?') && /=\?[^?]*\?[bq]\?[^?]*\?=/i.test(value)) return false
+  if (hasEncodedWord(value)) return false
   return value.length <= MAX_WORD_CHARS || value.split(' ').every((word) => word.length <= MAX_WORD_CHARS)
 }
 
