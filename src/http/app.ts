@@ -73,7 +73,8 @@ export function createApp(deps: AppDeps): Hono {
 
   // Before the API's own paths: what comes here has no key.
   const failures = new FailedAttempts()
-  app.route('/webhooks/dsn', mailReportRoutes(deps, failures))
+  const mailRoom = new ByteRoom(WEBHOOK_BYTES)
+  app.route('/webhooks/dsn', mailReportRoutes({ ...deps, failures, room: mailRoom }))
   const limitWebhook = limitBodyTo(MAX_WEBHOOK_BYTES, 'of a webhook', new ByteRoom(WEBHOOK_BYTES), 'arrived')
   app.route('/webhooks', webhookRoutes(deps, limitWebhook))
 

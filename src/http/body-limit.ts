@@ -1,6 +1,10 @@
 import type { Context, MiddlewareHandler } from 'hono'
 import { type ByteClaim, ByteRoom } from '../byte-room.ts'
 import { ApiError } from '../errors.ts'
+import { readPieces } from './body-pieces.ts'
+
+/** With what is left of a body, its sender holds on to room that others want. */
+export const PATIENCE = { silenceMs: 15_000, totalMs: 60_000 }
 
 /**
  * Refuses a body over the limit, by its declared length, which the HTTP parser holds the sender to; only a body
@@ -48,19 +52,16 @@ async function readCounted(
   if (c.req.raw.body === null) return
   const chunks: Uint8Array[] = []
   let size = 0
-  const reader = c.req.raw.body.getReader()
-  for (;;) {
-    const { done, value } = await reader.read()
-    if (done) break
-    size += value.length
+  for await (const piece of readPieces(c.req.raw, PATIENCE)) {
+    size += piece.length
     if (size > maxBytes) throw tooLarge()
-    if (!claim.take(value.length)) throw tooMany()
-    chunks.push(value)
+    if (!claim.take(piece.length)) throw tooMany()
+    chunks.push(piece)
   }
   c.req.raw = new Request(c.req.raw, { body: Buffer.concat(chunks) })
 }
 
-function tooMany(): ApiError {
+export function tooMany(): ApiError {
   return new ApiError(
     'service_unavailable',
     'The request was not read: as much as can be held at once is being read already. Repeat it.',

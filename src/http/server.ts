@@ -1,8 +1,9 @@
-import { type Server, STATUS_CODES } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { createAdaptorServer } from '@hono/node-server'
+import { getRequestListener, RequestError } from '@hono/node-server'
 import type { Hono } from 'hono'
+import { faultOf, NO_PATH, type RequestFault } from './request-faults.ts'
 
 export type HttpServer = {
   readonly url: string
@@ -10,29 +11,36 @@ export type HttpServer = {
   close(limit: AbortSignal): Promise<void>
 }
 
+/** For senders that are slow on purpose: each of them holds a connection. */
+export type ServerTimeouts = {
+  /** From the connection, or the answer before, to the end of the head. */
+  readonly headMs: number
+  /** For all of a request. Of silence in a body whoever reads it decides (body-pieces.ts): it may be ours. */
+  readonly requestMs: number
+  /** How often heads and requests are looked at. */
+  readonly lookEveryMs: number
+}
+
+const TIMEOUTS: ServerTimeouts = { headMs: 15_000, requestMs: 300_000, lookEveryMs: 5_000 }
+
 /** What node's parser refuses never reaches the app; by the codes of its errors. */
-const REFUSED_BY_PARSER: Readonly<Record<string, { status: number; message: string }>> = {
+const REFUSED_BY_PARSER: Readonly<Record<string, RequestFault>> = {
   HPE_HEADER_OVERFLOW: { status: 431, message: 'The request headers are larger than 16 KB; send less.' },
   HPE_CHUNK_EXTENSIONS_OVERFLOW: { status: 413, message: 'The chunk extensions are too large; send none.' },
   ERR_HTTP_REQUEST_TIMEOUT: { status: 408, message: 'The request did not arrive in time. Repeat it.' },
 }
-const NOT_HTTP = { status: 400, message: 'The request is not valid HTTP.' }
-
-function answerClientError(error: NodeJS.ErrnoException, socket: Duplex): void {
-  if (!socket.writable || error.code === 'ECONNRESET') {
-    socket.destroy()
-    return
-  }
-  const { status, message } = REFUSED_BY_PARSER[error.code ?? ''] ?? NOT_HTTP
-  const body = JSON.stringify({ statusCode: status, name: 'validation_error', message })
-  socket.end(
-    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\nConnection: close\r\n\r\n${body}`,
-  )
+const NOT_HTTP: RequestFault = { status: 400, message: 'The request is not valid HTTP.' }
+const NO_EXPECTATION: RequestFault = {
+  status: 417,
+  message: 'The header `Expect` of the request can only be `100-continue`.',
 }
 
-export async function listen(app: Hono, address: { host: string; port: number }): Promise<HttpServer> {
-  const server = createAdaptorServer({ fetch: app.fetch }) as Server
-  server.on('clientError', answerClientError)
+export async function listen(
+  app: Hono,
+  address: { host: string; port: number },
+  timeouts: ServerTimeouts = TIMEOUTS,
+): Promise<HttpServer> {
+  const server = openServer(app, timeouts)
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
     server.listen(address.port, address.host, () => {
@@ -56,4 +64,88 @@ export async function listen(app: Hono, address: { host: string; port: number })
       })
     },
   }
+}
+
+function openServer(app: Hono, { headMs, requestMs, lookEveryMs }: ServerTimeouts): Server {
+  const answer = getRequestListener(app.fetch, { errorHandler: answerRequestError })
+  const underWay = new UnderWay()
+  const server = createServer({
+    headersTimeout: headMs,
+    requestTimeout: requestMs,
+    connectionsCheckingInterval: lookEveryMs,
+    // Ours says what is wrong.
+    requireHostHeader: false,
+  })
+  server.on('request', (incoming, outgoing) => {
+    underWay.begin(incoming, outgoing)
+    const fault = faultOf(incoming)
+    if (fault !== undefined) return refuse(outgoing, fault)
+    return answer(incoming, outgoing)
+  })
+  server.on('checkExpectation', (_incoming, outgoing) => refuse(outgoing, NO_EXPECTATION))
+  server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
+    if (!socket.writable || error.code === 'ECONNRESET') {
+      socket.destroy()
+      return
+    }
+    const fault = REFUSED_BY_PARSER[error.code ?? ''] ?? NOT_HTTP
+    underWay.whenAnswered(socket, () => socket.end(answerOf(fault)))
+  })
+  return server
+}
+
+/** A target that only the URL parser finds wrong; the app answers all of its own errors itself. */
+function answerRequestError(error: unknown): Response {
+  if (!(error instanceof RequestError)) throw error
+  return new Response(bodyOf(NO_PATH), {
+    status: NO_PATH.status,
+    headers: { 'Content-Type': 'application/json' },
+  })
+}
+
+/**
+ * Requests by their connection. Answers are told apart by their order alone (RFC 9112 section 9.3.2), so what is said of
+ * bytes that are no request has to wait: said at once, it would be taken for the answer to a request before them.
+ */
+class UnderWay {
+  readonly #requests = new WeakMap<Duplex, Set<IncomingMessage>>()
+
+  begin(incoming: IncomingMessage, outgoing: ServerResponse): void {
+    const { socket } = incoming
+    const requests = this.#requests.get(socket) ?? new Set()
+    this.#requests.set(socket, requests.add(incoming))
+    outgoing.once('close', () => {
+      requests.delete(incoming)
+      socket.emit(ANSWERED)
+    })
+  }
+
+  /** All but the one whose body is at fault: it is what `act` answers. */
+  whenAnswered(socket: Duplex, act: () => void): void {
+    const requests = this.#requests.get(socket) ?? new Set()
+    const look = () => {
+      if ([...requests].some(({ complete }) => complete)) return
+      socket.off(ANSWERED, look)
+      act()
+    }
+    socket.on(ANSWERED, look)
+    look()
+  }
+}
+
+const ANSWERED = Symbol('answered')
+
+function bodyOf({ status, message }: RequestFault): string {
+  return JSON.stringify({ statusCode: status, name: 'validation_error', message })
+}
+
+function refuse(outgoing: ServerResponse, fault: RequestFault): void {
+  const body = bodyOf(fault)
+  const headers = { 'Content-Type': 'application/json', 'Content-Length': body.length, Connection: 'close' }
+  outgoing.writeHead(fault.status, headers).end(body)
+}
+
+function answerOf(fault: RequestFault): string {
+  const body = bodyOf(fault)
+  return `HTTP/1.1 ${fault.status} ${STATUS_CODES[fault.status]}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\nConnection: close\r\n\r\n${body}`
 }

@@ -1,11 +1,11 @@
 import { pipeline, Readable } from 'node:stream'
-import type { ReadableStream as WebStream } from 'node:stream/web'
 import { type Info, parse } from 'csv-parse'
 import { stringify } from 'csv-stringify/sync'
 import { type Context, Hono } from 'hono'
 import type { Database } from '../db/pool.ts'
 import { ApiError } from '../errors.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
+import { readPieces } from './body-pieces.ts'
 import type { AppDeps } from './deps.ts'
 import { EVERY_STREAM, expirySchema, readAddress, reasonSchema, scopeFault } from './suppression-entry.ts'
 import * as queries from './suppression-queries.ts'
@@ -18,6 +18,8 @@ const MAX_IMPORT_BYTES = 256 * 1_024 * 1_024
 const MAX_IMPORT_LINES = 1_000_000
 /** Bounds what a quote that is never closed can gather. */
 const MAX_LINE_CHARS = 10_000
+/** The server gives a request no more time either. */
+const PATIENCE = { silenceMs: 30_000, totalMs: 300_000 }
 const ROWS_A_STATEMENT = 1_000
 const MAX_TOLD_ERRORS = 100
 
@@ -81,8 +83,7 @@ type Fault = { readonly line: number; readonly message: string }
  */
 async function importSuppressions(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> {
   const type = c.req.header('Content-Type') ?? ''
-  const { body } = c.req.raw
-  if (!/^(?:text\/(?:csv|plain)|application\/csv)\b/i.test(type) || body === null) {
+  if (!/^(?:text\/(?:csv|plain)|application\/csv)\b/i.test(type) || c.req.raw.body === null) {
     throw new ApiError(
       'validation_error',
       'The body must be CSV: send the header `Content-Type: text/csv`.',
@@ -104,7 +105,7 @@ async function importSuppressions(deps: AppDeps, c: Context<AuthEnv>): Promise<R
     chunk = []
   }
   try {
-    for await (const row of readRows(body as WebStream<Uint8Array>, note)) {
+    for await (const row of readRows(c.req.raw, note)) {
       const entry = entryOf(deps, row, source)
       if (typeof entry === 'string') note({ line: row.line, message: entry })
       else chunk.push(entry)
@@ -127,7 +128,7 @@ type Row = {
 }
 
 /** The rows below the header; a file without one is a list of addresses, one a line. */
-async function* readRows(body: WebStream<Uint8Array>, note: (fault: Fault) => void): AsyncGenerator<Row> {
+async function* readRows(request: Request, note: (fault: Fault) => void): AsyncGenerator<Row> {
   const parser = parse({
     bom: true,
     info: true,
@@ -142,7 +143,7 @@ async function* readRows(body: WebStream<Uint8Array>, note: (fault: Fault) => vo
     },
   })
   // A body that breaks off ends the parser with its error, which is thrown below.
-  pipeline(Readable.fromWeb(body), parser, () => undefined)
+  pipeline(Readable.from(readPieces(request, PATIENCE)), parser, () => undefined)
   let columns: (string | undefined)[] | undefined
   for await (const { record, info } of parser as AsyncIterable<{ record: string[]; info: Info }>) {
     if (info.bytes > MAX_IMPORT_BYTES || info.records > MAX_IMPORT_LINES + 1) {

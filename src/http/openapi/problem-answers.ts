@@ -48,7 +48,7 @@ export const PROBLEMS: Readonly<Record<ProblemStatus, Problem>> = {
   408: {
     description: 'The body arrived too slowly.',
     names: ['validation_error'],
-    message: 'The body arrived too slowly; nothing was accepted. Repeat the request.',
+    message: 'The body arrived too slowly. Repeat the request.',
   },
   409: {
     description: 'The `Idempotency-Key` was used before with another body, or its first request is not done.',

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { ApiError } from '../../src/errors.ts'
-import { readPieces } from '../../src/http/bulk-body.ts'
+import { readPieces } from '../../src/http/body-pieces.ts'
 
 const PATIENT = { silenceMs: 60_000, totalMs: 60_000 }
 

@@ -41,11 +41,7 @@ async function within<T>(reading: Promise<T>, ms: number): Promise<T> {
 }
 
 function tooSlow(): ApiError {
-  return new ApiError(
-    'validation_error',
-    'The body arrived too slowly; nothing was accepted. Repeat the request.',
-    {
-      status: 408,
-    },
-  )
+  return new ApiError('validation_error', 'The body arrived too slowly. Repeat the request.', {
+    status: 408,
+  })
 }
