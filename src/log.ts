@@ -24,10 +24,24 @@ function describeMessage(error: Error, isFromDatabase: boolean, code: unknown): 
 }
 
 /**
+ * What JSON leaves as it is and readers of a log do not: line ends of Unicode, at which some software cuts lines; C1
+ * controls, which terminals obey; and what turns the direction of text around.
+ */
+const TREACHEROUS = /[\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g
+
+/** The same JSON: these can only stand within its strings. */
+function escapeTreacherous(line: string): string {
+  return line.replace(
+    TREACHEROUS,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  )
+}
+
+/**
  * One line an event that matters, as JSON on standard output: ids and codes, never addresses, subjects,
  * bodies or keys. Callers pass fields one by one; no request or message object is ever logged.
  */
-export function createLog(level: string): Log {
+export function createLog(level: string, write: (line: string) => void = toStandardOutput()): Log {
   return pino(
     {
       level,
@@ -36,7 +50,23 @@ export function createLog(level: string): Log {
       timestamp: () => `,"time":"${new Date().toISOString()}"`,
       formatters: { level: (label) => ({ level: label }) },
     },
-    // Written at once: the last lines before a crash are the ones that are needed.
-    destination({ fd: 1, sync: true }),
+    { write: (line) => write(escapeTreacherous(line)) },
   )
+}
+
+/** Written at once: the last lines before a crash are the ones that are needed. */
+function toStandardOutput(): (line: string) => void {
+  const output = destination({ fd: 1, sync: true })
+  return (line) => output.write(line)
+}
+
+/** What libraries print, such as that a client went away, becomes lines of the log: whoever reads it expects nothing else. */
+export function logConsole(log: Log): void {
+  const told = (given: readonly unknown[]) =>
+    given.find((each) => each instanceof Error) ?? new Error(given.map(String).join(' ').slice(0, 1_000))
+  console.log = (...given) => log.debug({ error: told(given) }, 'printed by a library')
+  console.info = console.log
+  console.debug = console.log
+  console.warn = (...given) => log.warn({ error: told(given) }, 'printed by a library')
+  console.error = console.warn
 }

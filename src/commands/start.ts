@@ -2,7 +2,7 @@ import type { Config } from '../config.ts'
 import { migrate } from '../db/migrate.ts'
 import { openPool } from '../db/pool.ts'
 import { createKey, hasKeys } from '../keys/keys.ts'
-import { createLog, type Log } from '../log.ts'
+import { createLog, type Log, logConsole } from '../log.ts'
 import { startService } from '../service.ts'
 import { EXIT_FAILURE } from './exit.ts'
 import { withDatabase } from './with-database.ts'
@@ -10,6 +10,7 @@ import { withDatabase } from './with-database.ts'
 /** Without a command: the chosen roles, until a signal ends them. */
 export async function runService(config: Config): Promise<number> {
   const log = createLog(config.logLevel)
+  logConsole(log)
   return withDatabase(config, log, async ({ url, sessionUrl, embedded }) => {
     const { serviceRole } = await migrate({ url: sessionUrl, log })
     const newKey = embedded && config.apiKey === undefined ? await makeFirstKey(url, log) : undefined

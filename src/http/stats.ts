@@ -1,11 +1,11 @@
-import { stringify } from 'csv-stringify/sync'
 import { Hono } from 'hono'
 import { z } from 'zod'
 import { ApiError } from '../errors.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { parseBody } from './body.ts'
+import { csvOf } from './csv.ts'
 import type { AppDeps } from './deps.ts'
-import { readStats, STAT_KEYS, type StatQuestion, type StatRow } from './stats-queries.ts'
+import { readStats, STAT_KEYS, type StatQuestion } from './stats-queries.ts'
 
 const MAX_ROWS = 10_000
 const DEFAULT_DAYS = 30
@@ -51,7 +51,7 @@ export function statsRoutes(deps: AppDeps): Hono<AuthEnv> {
     const wantsCsv = format === 'csv' || (format === undefined && c.req.header('Accept') === 'text/csv')
     if (!wantsCsv) return c.json({ object: 'list', from: question.from, to: question.to, data: rows })
     c.header('Content-Type', 'text/csv; charset=utf-8')
-    return c.body(toCsv(rows, question.groupBy))
+    return c.body(csvOf(rows, [...question.groupBy, ...COUNTS], { header: true }))
   })
   return routes
 }
@@ -100,8 +100,3 @@ const COUNTS = [
   'p95_s',
   'p99_s',
 ]
-
-/** Tags and domains are other people's text: a cell must not be a formula to the program that opens the file. */
-function toCsv(rows: readonly StatRow[], groupBy: readonly string[]): string {
-  return stringify([...rows], { header: true, columns: [...groupBy, ...COUNTS], escape_formulas: true })
-}

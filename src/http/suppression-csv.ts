@@ -1,11 +1,11 @@
 import { pipeline, Readable } from 'node:stream'
 import { type Info, parse } from 'csv-parse'
-import { stringify } from 'csv-stringify/sync'
 import { type Context, Hono } from 'hono'
 import type { Database } from '../db/pool.ts'
 import { ApiError } from '../errors.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { readPieces } from './body-pieces.ts'
+import { csvOf } from './csv.ts'
 import type { AppDeps } from './deps.ts'
 import { EVERY_STREAM, expirySchema, readAddress, reasonSchema, scopeFault } from './suppression-entry.ts'
 import * as queries from './suppression-queries.ts'
@@ -24,17 +24,17 @@ const ROWS_A_STATEMENT = 1_000
 const MAX_TOLD_ERRORS = 100
 
 /** What exports of SES, SendGrid, Mailgun and Postmark call their columns, in lower case and letters only. */
-const COLUMN_NAMES: Readonly<Record<string, 'address' | 'scope' | 'reason' | 'expires_at'>> = {
-  address: 'address',
-  email: 'address',
-  emailaddress: 'address',
-  recipient: 'address',
-  scope: 'scope',
-  reason: 'reason',
-  suppressionreason: 'reason',
-  error: 'reason',
-  expiresat: 'expires_at',
-}
+const COLUMN_NAMES: ReadonlyMap<string, 'address' | 'scope' | 'reason' | 'expires_at'> = new Map([
+  ['address', 'address'],
+  ['email', 'address'],
+  ['emailaddress', 'address'],
+  ['recipient', 'address'],
+  ['scope', 'scope'],
+  ['reason', 'reason'],
+  ['suppressionreason', 'reason'],
+  ['error', 'reason'],
+  ['expiresat', 'expires_at'],
+])
 
 /** The whole list as CSV, read page by page as the client takes it. */
 export function exportSuppressions(db: Database): Response {
@@ -47,7 +47,7 @@ export function exportSuppressions(db: Database): Response {
     async pull(controller) {
       const rows = await queries.pageOfSuppressions(db, after, EXPORT_ROWS)
       after = rows.at(-1)?.id ?? null
-      if (rows.length > 0) controller.enqueue(encoder.encode(csvOf(rows)))
+      if (rows.length > 0) controller.enqueue(encoder.encode(csvOf(rows, EXPORT_COLUMNS)))
       if (rows.length < EXPORT_ROWS) controller.close()
     },
   })
@@ -56,15 +56,6 @@ export function exportSuppressions(db: Database): Response {
       'Content-Type': 'text/csv; charset=utf-8',
       'Content-Disposition': 'attachment; filename="suppressions.csv"',
     },
-  })
-}
-
-function csvOf(rows: readonly queries.Suppression[]): string {
-  // A spreadsheet would run a reason that begins with `=`.
-  return stringify([...rows], {
-    columns: EXPORT_COLUMNS,
-    escape_formulas: true,
-    cast: { date: (value) => value.toISOString() },
   })
 }
 
@@ -173,7 +164,7 @@ function isListOfAddresses(record: readonly string[]): boolean {
 
 function columnsOf(header: readonly string[]): (string | undefined)[] {
   if (isListOfAddresses(header)) return ['address']
-  const columns = header.map((name) => COLUMN_NAMES[name.toLowerCase().replace(/[^a-z]/g, '')])
+  const columns = header.map((name) => COLUMN_NAMES.get(name.toLowerCase().replace(/[^a-z]/g, '')))
   if (columns.includes('address')) return columns
   throw new ApiError(
     'validation_error',

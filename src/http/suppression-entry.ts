@@ -1,7 +1,7 @@
 import { z } from 'zod'
 import type { Catalog } from '../catalog.ts'
 import { parseAddress } from '../message/address.ts'
-import { textFault } from '../message/message-text.ts'
+import { excerpt, textFault } from '../message/message-text.ts'
 
 const MAX_REASON_CHARS = 500
 /** The scope of an entry that counts in every stream. */
@@ -34,5 +34,5 @@ export function readAddress(text: string): ReadAddress {
 /** Why this is not a scope, or undefined when it is one. */
 export function scopeFault({ streams }: Catalog, scope: string): string | undefined {
   if (scope === EVERY_STREAM || streams.has(scope)) return undefined
-  return `there is no stream \`${scope.slice(0, 80)}\`; use \`*\` for all, or one of ${[...streams.keys()].join(', ')}`
+  return `there is no stream \`${excerpt(scope)}\`; use \`*\` for all, or one of ${[...streams.keys()].join(', ')}`
 }

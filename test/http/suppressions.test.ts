@@ -4,6 +4,7 @@ import { Resend } from 'resend'
 import { createKey } from '../../src/keys/keys.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { apply, eventOf, insertMessages, openTestPool, suppressions } from '../support/feedback.ts'
+import { HOSTILE_STRINGS } from '../support/hostile-strings.ts'
 import { startTestService, TEST_KEY, type TestService } from '../support/service.ts'
 
 let database: TestDatabase
@@ -235,6 +236,29 @@ describe('as CSV', () => {
         ['bob@example.net', 'marketing', 'import'],
       ],
     )
+  })
+
+  test('whatever a file holds is told line by line, and what is good in it is taken', async () => {
+    await database.query('delete from mail.suppression')
+    const reasons = HOSTILE_STRINGS.filter((text) => !/[\r\n"]/.test(text) && text.length < 400)
+    const lines = [
+      'constructor,__proto__,email,reason',
+      ...reasons.map((reason, n) => `x,y,a${n}@example.net,"${reason}"`),
+      ...HOSTILE_STRINGS.filter((text) => !/[\r\n"]/.test(text)).map((text) => `x,y,"${text}",z`),
+      `x,y,${','.repeat(9_000)}`,
+      `x,y,"${'z'.repeat(20_000)}",z`,
+      'x,y,"never closed@example.net,z',
+      'x,y,z@example.net,z',
+    ]
+    const response = await importCsv(lines.join('\n'))
+    const answer = (await response.json()) as { imported: number; refused: number; errors: object[] }
+    assert.equal(response.status, 200, JSON.stringify(answer))
+    const storable = reasons.filter((reason) => !reason.includes('\0')).length
+    assert.equal(answer.imported, storable)
+    assert.ok(answer.refused > 300 && answer.errors.length === 100, `${answer.refused} refused`)
+    assert.equal((await suppressions(database)).length, storable)
+    const exported = await (await service.request('/suppressions/export')).text()
+    for (const [line] of exported.matchAll(/^.*$/gm)) assert.doesNotMatch(line, /,"?[=+@]/)
   })
 
   for (const [whose, header, row] of [
