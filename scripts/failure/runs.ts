@@ -3,6 +3,7 @@ import { apiKilled } from './runs/api-killed.ts'
 import { bothKilled } from './runs/both-killed.ts'
 import { restoredBackup } from './runs/restored-backup.ts'
 import { rollingRestart } from './runs/rolling-restart.ts'
+import { webhookStorm } from './runs/webhook-storm.ts'
 import { workersKilled } from './runs/workers-killed.ts'
 
 /** Every failure run, in the order in which docs/guarantees.md speaks of them. */
@@ -12,4 +13,5 @@ export const RUNS: readonly FailureRun[] = [
   bothKilled,
   restoredBackup,
   rollingRestart,
+  webhookStorm,
 ]
