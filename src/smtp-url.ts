@@ -62,8 +62,11 @@ export function parseSmtpUrl(text: string): SmtpTarget {
   if (verify !== 'true' && verify !== 'false') {
     throw new Error('The SMTP URL parameter `tls_verify` must be true or false')
   }
-  for (const name of url.searchParams.keys()) {
-    if (!PARAMETERS.includes(name)) throw new Error(`The SMTP URL parameter \`${name}\` is not known`)
+  if ([...url.searchParams.keys()].some((name) => !PARAMETERS.includes(name))) {
+    // Without its name: behind a `?` that belongs to the password it is the rest of that.
+    throw new Error(
+      `The SMTP URL has a parameter that is not known; use ${PARAMETERS.join(', ')}, and write a \`?\` in a password as %3F`,
+    )
   }
   const auth =
     url.username === '' ? {} : { auth: { user: decoded(url.username), pass: decoded(url.password) } }

@@ -119,7 +119,7 @@ type Row = {
 }
 
 /** The rows below the header; a file without one is a list of addresses, one a line. */
-async function* readRows(request: Request, note: (fault: Fault) => void): AsyncGenerator<Row> {
+export async function* readRows(request: Request, note: (fault: Fault) => void): AsyncGenerator<Row> {
   const parser = parse({
     bom: true,
     info: true,
