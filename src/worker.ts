@@ -204,6 +204,7 @@ export class Worker {
         health: this.#health,
         attachments: this.#attachments,
         worker: () => this.number,
+        holds: (worker) => this.#session.holds(worker),
         random: Math.random,
       },
       provider,

@@ -9,16 +9,26 @@ import { connectionSettings } from './connection-settings.ts'
 /** First key of the two-part advisory locks that workers hold; the second is the worker's number. */
 export const WORKER_LOCK = 0x534c4345
 
-const HEARTBEAT_MS = 5_000
+const HEARTBEAT_MS = 1_000
+/** How often the register is told; the beats between only ask. */
+const SEEN_EACH_MS = 5_000
+/**
+ * For so long after a beat nobody can have taken over what this worker claimed: a rescuer waits three seconds from
+ * the moment it finds the lock free (GRACE_MS in upkeep/rescue.ts), and at the beat it was ours.
+ */
+const SAFE_MS = 2_000
 const QUERY_TIMEOUT_MS = 5_000
 const RECONNECT_PAUSE_MS = 250
+
+const SEE = 'update mail.worker set seen_at = now() where number = $1'
+const LOOK = 'select from mail.worker where number = $1'
 
 export type SessionOptions = {
   readonly url: string
   readonly role: string | undefined
   readonly log: Log
   readonly onBell: (payload: string) => void
-  /** Unset: 5 s. */
+  /** Unset: 1 s. */
   readonly heartbeatMs?: number
 }
 
@@ -29,7 +39,7 @@ export type SessionOptions = {
  * When the connection breaks and the process lives (Postgres restarted), the worker comes back under the
  * same number as long as its row is there, so that its sends in flight stay its own. If a rescuer was
  * quicker, the row is gone: the worker registers anew, and what it still settles under the old number
- * finds nothing.
+ * finds nothing. Before a mail is handed over, `holds` says whether its claim can still be ours.
  */
 export class WorkerSession {
   readonly #options: SessionOptions
@@ -38,6 +48,10 @@ export class WorkerSession {
   #stopping = false
   #heartbeat: NodeJS.Timeout | undefined
   #reconnecting: Promise<void> | undefined
+  #beating: Promise<void> | undefined
+  /** When the latest statement was sent that was answered under this session's lock. */
+  #heldAt = Number.NEGATIVE_INFINITY
+  #seenAt = Number.NEGATIVE_INFINITY
 
   private constructor(options: SessionOptions) {
     this.#options = options
@@ -54,6 +68,26 @@ export class WorkerSession {
   get number(): number {
     if (this.#number === undefined) throw new Error('the worker session is not open')
     return this.#number
+  }
+
+  /**
+   * Whether what was claimed under this number cannot have been given to others yet. True at once while the latest
+   * beat is young; otherwise the server is asked, as after a sleep (a stopped process, a link that was cut). False
+   * when it does not answer: then nobody here can know.
+   */
+  holds(number: number): boolean | Promise<boolean> {
+    return this.#isSafe(number) || this.#ask(number)
+  }
+
+  #isSafe(number: number): boolean {
+    return number === this.#number && performance.now() - this.#heldAt < SAFE_MS
+  }
+
+  async #ask(number: number): Promise<boolean> {
+    // One that is under way may have been sent before the sleep.
+    await this.#beating
+    if (!this.#isSafe(number)) await this.#beat()
+    return this.#isSafe(number)
   }
 
   /**
@@ -104,6 +138,11 @@ export class WorkerSession {
     this.#client = client
   }
 
+  #note(sentAt: number, isSeen: boolean): void {
+    this.#heldAt = sentAt
+    if (isSeen) this.#seenAt = sentAt
+  }
+
   async #register(client: Client): Promise<void> {
     if (this.#number !== undefined && (await this.#resume(client, this.#number))) return
     const { rows } = await client.query<{ number: number }>(
@@ -114,6 +153,7 @@ export class WorkerSession {
     if (number === undefined) throw new Error('no worker number was given')
     await client.query('select pg_advisory_lock($1, $2)', [WORKER_LOCK, number])
     this.#number = number
+    this.#note(performance.now(), true)
     this.#options.log.info({ worker: number }, 'worker registered')
   }
 
@@ -124,24 +164,35 @@ export class WorkerSession {
       [WORKER_LOCK, number],
     )
     if (rows[0]?.locked !== true) throw new Error('the old session of this worker has not ended yet')
-    const { rowCount } = await client.query('update mail.worker set seen_at = now() where number = $1', [
-      number,
-    ])
-    if (rowCount === 1) return true
+    // Changes `seen_at`, by which a rescuer that found the lock free before sees that it was taken again.
+    const sentAt = performance.now()
+    const { rowCount } = await client.query(SEE, [number])
+    if (rowCount === 1) {
+      this.#note(sentAt, true)
+      return true
+    }
     await client.query('select pg_advisory_unlock($1, $2)', [WORKER_LOCK, number])
     this.#options.log.warn({ worker: number }, 'this worker was taken for dead; registering anew')
     return false
   }
 
-  async #beat(): Promise<void> {
+  #beat(): Promise<void> {
+    this.#beating ??= this.#askServer().finally(() => {
+      this.#beating = undefined
+    })
+    return this.#beating
+  }
+
+  async #askServer(): Promise<void> {
     const client = this.#client
     if (client === undefined) return
+    const sentAt = performance.now()
+    const isDue = sentAt - this.#seenAt >= SEEN_EACH_MS
     try {
-      const { rowCount } = await client.query('update mail.worker set seen_at = now() where number = $1', [
-        this.#number,
-      ])
+      const { rowCount } = await client.query(isDue ? SEE : LOOK, [this.#number])
+      if (rowCount === 1 && this.#client === client) this.#note(sentAt, isDue)
       // The row is gone and the connection is not: without a new number this worker would never claim again.
-      if (rowCount === 0) this.#lost(client)
+      else this.#lost(client)
     } catch {
       // A connection that does not answer in time is as good as broken.
       this.#lost(client)

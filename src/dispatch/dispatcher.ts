@@ -20,7 +20,7 @@ import { openClaimed, quiet, withoutWords } from './sensitive.ts'
 import { servedQueues } from './serving.ts'
 import { type Attempt, settle, settleFault } from './settlement.ts'
 import type { Settler } from './settler.ts'
-import type { Outgoing, SendOutcome, Transport } from './transport.ts'
+import type { Outgoing, SendOutcome, StillOurs, Transport } from './transport.ts'
 
 /**
  * A dispatcher sends one stream's mail through one provider, with slots of its own.
@@ -38,6 +38,9 @@ import type { Outgoing, SendOutcome, Transport } from './transport.ts'
  *   one window for a duplicate, and it holds at most the sends in flight (no more is claimed than there are
  *   free slots) and the outcomes not written yet (nothing is claimed while more than MAX_UNSETTLED wait);
  * - after the settling commit: done.
+ *
+ * If the process stands still, or loses the database, for longer than others wait, they take its mail. Right before a mail
+ * is handed over it is asked whether that can have happened (`holds`), and then it is not.
  */
 
 const IDLE_MS = 1_000
@@ -77,6 +80,8 @@ export type DispatchDeps = {
   /** Absent: no keys, so sensitive mail cannot be read. */
   readonly sealer?: Sealer
   readonly worker: () => number
+  /** Whether what was claimed under this number cannot have been given to others yet. */
+  readonly holds: (worker: number) => boolean | Promise<boolean>
   readonly random: () => number
 }
 
@@ -321,7 +326,7 @@ export class Dispatcher {
       }
     }
     const startedAt = performance.now()
-    const outcomes = await this.#outcomesOf(transport, outgoing)
+    const outcomes = await this.#outcomesOf(transport, outgoing, () => this.#holds(whole))
     const seconds = (performance.now() - startedAt) / 1_000
     for (const [index, claim] of whole.entries()) this.#settle(stream, claim, outcomes[index], isSecret)
     // One request, one result: what a batch says of its provider it says once.
@@ -350,17 +355,25 @@ export class Dispatcher {
   async #outcomesOf(
     transport: Transport,
     outgoing: readonly Outgoing[],
+    isStillOurs: StillOurs,
   ): Promise<readonly (SendOutcome | undefined)[]> {
     const [only] = outgoing
     try {
       if (transport.batch !== undefined && outgoing.length > 1) {
-        return await transport.batch.send(outgoing, this.#abort.signal)
+        return await transport.batch.send(outgoing, this.#abort.signal, isStillOurs)
       }
-      return only === undefined ? [] : [await transport.send(only, this.#abort.signal)]
+      return only === undefined ? [] : [await transport.send(only, this.#abort.signal, isStillOurs)]
     } catch (error) {
       this.#deps.log.error({ provider: this.#provider, error }, 'sending failed in an unforeseen way')
       return outgoing.map(() => undefined)
     }
+  }
+
+  /** One number almost always; of a batch that was claimed while this worker registered anew, each. */
+  #holds(claims: readonly Claim[]): boolean | Promise<boolean> {
+    const numbers = new Set(claims.map(({ worker }) => worker))
+    const [only = this.#deps.worker()] = numbers
+    return numbers.size <= 1 && this.#deps.holds(only)
   }
 
   /** `isSecret`: the outcome may quote mail that is sensitive. */

@@ -16,7 +16,7 @@ const PROVIDER_DEFERRALS = new Set<string>([
   'server_out_of_space',
 ])
 /** Ends of a send that are our own doing. */
-const OUR_DOING = new Set<string>(['aborted', 'attachments_not_loaded', 'transport_closed'])
+const OUR_DOING = new Set<string>(['aborted', 'attachments_not_loaded', 'claim_lost', 'transport_closed'])
 
 /** Whether an outcome is the provider's own fault: what the breaker counts. */
 export function isProviderFault(outcome: SendOutcome): boolean {

@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import type { NodemailerError } from 'nodemailer/lib/errors'
@@ -5,11 +6,23 @@ import SMTPConnection, { type SMTPConnectionSendInfo } from 'nodemailer/lib/smtp
 import type { SmtpTarget } from '../smtp-url.ts'
 import { outcomeOf, parseReply, rateOf, refusedRecipient, type SmtpPhase } from './classify.ts'
 import { type Certificate, certificateOf } from './http/api-check.ts'
-import { type Envelope, type SendOutcome, type UnreachableCode, UPLOAD_BYTES_PER_MS } from './transport.ts'
+import {
+  CLAIM_LOST,
+  type Envelope,
+  type SendOutcome,
+  type StillOurs,
+  type UnreachableCode,
+  UPLOAD_BYTES_PER_MS,
+} from './transport.ts'
 
 const QUIT_MS = 2_000
 /** A server's whole reply; beyond that it is not SMTP. */
 const MAX_REPLY_BYTES = 64 * 1024
+
+/** What the kernel takes in one piece, however small its buffers: no stop of the process comes between its bytes. */
+const ONE_PIECE_BYTES = 16 * 1024
+/** A server has accepted nothing before it has read these (RFC 5321 section 4.1.1.4). */
+const END_OF_MAIL_BYTES = '\r\n.\r\n'.length
 
 export type SmtpSettings = {
   readonly target: SmtpTarget
@@ -18,6 +31,13 @@ export type SmtpSettings = {
 type Result<T> =
   | { readonly ok: true; readonly value: T }
   | { readonly ok: false; readonly error: NodemailerError }
+type HandOver = {
+  readonly isStillOurs: StillOurs
+  /** The send ended meanwhile, and the connection may be another mail's. */
+  readonly isOver: () => boolean
+  readonly begin: () => void
+}
+const NOT_OURS = 'ENOTOURS'
 type Done<T> = (error: NodemailerError | null | undefined, value: T) => void
 
 /** One connection, for one message at a time. */
@@ -86,22 +106,39 @@ export class SmtpSession {
     return socket instanceof TLSSocket ? certificateOf(socket) : undefined
   }
 
-  async send(envelope: Envelope, payload: Buffer, signal: AbortSignal | undefined): Promise<SendOutcome> {
+  async send(
+    envelope: Envelope,
+    payload: Buffer,
+    signal: AbortSignal | undefined,
+    isStillOurs: StillOurs = () => true,
+  ): Promise<SendOutcome> {
     let handedOver = false
+    let isOver = false
     this.messages += 1
     const client = { from: envelope.from, to: [...envelope.to], size: payload.length }
     const source = payloadSource((clientStream) => {
       // The client's own stream would look at every byte again and write twice; the reply is awaited either way.
       clientStream.unpipe()
-      handedOver = this.#handOver(payload)
+      void this.#handOver(payload, {
+        isStillOurs,
+        isOver: () => isOver,
+        begin: () => {
+          handedOver = true
+        },
+      })
     })
     const result = await this.#exchange<SMTPConnectionSendInfo>(
       2 * this.#settings.target.timeouts.socketMs + Math.floor(payload.length / UPLOAD_BYTES_PER_MS),
       signal,
       (done) => this.#connection.send(client, source, done),
     )
+    isOver = true
     if (result.ok) return this.#accepted(result.value)
     const { error } = result
+    if (error.code === NOT_OURS) {
+      this.#connection.close()
+      return CLAIM_LOST
+    }
     const answer = parseReply(error.response ?? '')
     // 503 says that the two sides disagree on where they are: only a new session puts that right.
     this.#needsReset = (answer.smtpCode ?? 0) >= 400 && answer.smtpCode !== 503
@@ -110,15 +147,32 @@ export class SmtpSession {
     return this.#needsReset ? outcomeOf(phase, error) : this.#abandon(phase, error)
   }
 
-  /** False, and nothing is written, unless the server said 354: any other would read the content as commands. */
-  #handOver(payload: Buffer): boolean {
+  /**
+   * Writes nothing unless the server said 354 (any other would read the content as commands), and the end of it only
+   * while the mail is still ours to send: without its end the server discards it.
+   */
+  async #handOver(payload: Buffer, { isStillOurs, isOver, begin }: HandOver): Promise<void> {
     const { _socket: socket, lastServerResponse: goAhead } = this.#connection
     if (!socket || goAhead === false || !goAhead.startsWith('354')) {
       this.#failExchange?.(clientError('EPROTOCOL', 'the answer to DATA is not 354'))
-      return false
+      return
     }
-    socket.write(payload)
-    return true
+    let rest = payload
+    if (payload.length > ONE_PIECE_BYTES) {
+      begin()
+      rest = payload.subarray(-END_OF_MAIL_BYTES)
+      // A fault of the connection is reported as its event.
+      if (!(await written(socket, payload.subarray(0, -END_OF_MAIL_BYTES)))) return
+    }
+    const answer = isStillOurs()
+    const isOurs = answer === true || (await answer)
+    if (isOver()) return
+    if (!isOurs) {
+      this.#failExchange?.(clientError(NOT_OURS, 'the claim may be lost'))
+      return
+    }
+    begin()
+    socket.write(rest)
   }
 
   /** Whether another message can follow. */
@@ -196,6 +250,13 @@ export class SmtpSession {
       }
     })
   }
+}
+
+/** False when the connection broke. */
+function written(socket: Socket, bytes: Buffer): Promise<boolean> {
+  return new Promise((resolve) => {
+    socket.write(bytes, (error) => resolve(!error))
+  })
 }
 
 function connectionOptions({ target, name }: SmtpSettings) {

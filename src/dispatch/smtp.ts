@@ -1,7 +1,7 @@
 import { parseSmtpUrl } from '../smtp-url.ts'
 import { composed } from './composed.ts'
 import { SmtpSession, type SmtpSettings, unreachable } from './smtp-session.ts'
-import { isSendable, type Outgoing, type SendOutcome, type Transport } from './transport.ts'
+import { isSendable, type Outgoing, type SendOutcome, type StillOurs, type Transport } from './transport.ts'
 
 export type SmtpOptions = {
   readonly url: string
@@ -55,7 +55,11 @@ class SmtpPool implements Transport {
     this.#maxConnections = maxConnections
   }
 
-  async send({ mail, envelope }: Outgoing, signal?: AbortSignal): Promise<SendOutcome> {
+  async send(
+    { mail, envelope }: Outgoing,
+    signal?: AbortSignal,
+    isStillOurs?: StillOurs,
+  ): Promise<SendOutcome> {
     if (!isSendable(envelope)) return { kind: 'refused', code: 'invalid_envelope' }
     const composition = composed(mail)
     if (!composition.ok) return composition.outcome
@@ -69,7 +73,7 @@ class SmtpPool implements Transport {
       const reused = turn !== 'room'
       const session = reused ? turn : new SmtpSession(this.#settings, () => this.#forget(session))
       const failure = reused ? undefined : await session.open(signal)
-      const outcome = failure ?? (await session.send(envelope, payload, signal))
+      const outcome = failure ?? (await session.send(envelope, payload, signal, isStillOurs))
       void this.#release(session)
       // A server ends idle sessions when it likes. Nothing of the message was sent yet, so another session may have it.
       if (!reused || !isLost(outcome)) return outcome

@@ -50,6 +50,7 @@ export const UNREACHABLE_CODES = [
   'auth_failed',
   'auth_needs_tls',
   'auth_unavailable',
+  'claim_lost',
   'connect_failed',
   'connection_lost',
   'dns_failed',
@@ -151,14 +152,26 @@ export type SendOutcome = {
   | ({ readonly kind: 'unknown'; readonly code: UnknownCode; readonly reason: string } & ProviderFault)
 )
 
+/**
+ * Asked at the last moment before a server can have the whole of a mail: whether it is still ours to send. A process that
+ * was stopped, or cut off from the database, may have been taken for dead and its mail given to others.
+ */
+export type StillOurs = () => boolean | Promise<boolean>
+
+export const CLAIM_LOST = {
+  kind: 'unreachable',
+  code: 'claim_lost',
+  reason: 'not handed over: this worker was cut off from the database or stood still, and others may send it',
+} as const satisfies SendOutcome
+
 /** A way out for mail. Safe to call concurrently. */
 export type Transport = {
   /**
    * Sends `mail` to `envelope.to`. Never rejects: whatever happens is an outcome, and a mail that cannot be composed is
    * refused as `malformed_message`. An aborted signal ends the send at once, as `unknown` when the message was already
-   * handed over.
+   * handed over. Nothing is handed over once `isStillOurs` says no.
    */
-  send(outgoing: Outgoing, signal?: AbortSignal): Promise<SendOutcome>
+  send(outgoing: Outgoing, signal?: AbortSignal, isStillOurs?: StillOurs): Promise<SendOutcome>
   /** For providers that take many messages at once. */
   readonly batch?: {
     /** The most messages worth handing over together. */
@@ -166,7 +179,11 @@ export type Transport = {
     /** Mail with attachments can stand in a batch. It may be given to `send` all the same, and then costs a request. */
     readonly takesAttachments: boolean
     /** As `send`: one outcome each, in the same order. */
-    send(outgoing: readonly Outgoing[], signal?: AbortSignal): Promise<readonly SendOutcome[]>
+    send(
+      outgoing: readonly Outgoing[],
+      signal?: AbortSignal,
+      isStillOurs?: StillOurs,
+    ): Promise<readonly SendOutcome[]>
   }
   /** Lets sends in flight finish, takes no new ones, and resolves when every connection is closed. */
   close(): Promise<void>

@@ -3,12 +3,18 @@ import type { Database } from '../db/pool.ts'
 import { WORKER_LOCK } from '../db/session.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 
-export type OtherWorker = { readonly number: number; readonly name: string; readonly lock_is_free: boolean }
+export type OtherWorker = {
+  readonly number: number
+  readonly name: string
+  /** Another one than before: its lock was taken again meanwhile. */
+  readonly seen_at: string
+  readonly lock_is_free: boolean
+}
 
 /** The other workers; locks that are free are held by this transaction until it ends. */
 export async function probeWorkers(trx: Transaction, self: number): Promise<OtherWorker[]> {
   const { rows } = await sql<OtherWorker>`/* upkeep.probe_workers */
-    select number, name, pg_try_advisory_xact_lock(${WORKER_LOCK}::integer, number) as lock_is_free
+    select number, name, seen_at::text as seen_at, pg_try_advisory_xact_lock(${WORKER_LOCK}::integer, number) as lock_is_free
     from mail.worker
     where number <> ${self}
   `.execute(trx)

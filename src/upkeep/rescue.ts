@@ -9,7 +9,8 @@ import * as queries from './queries.ts'
 /**
  * Gives the work of dead workers back. A worker is dead when its session lock has been free for a grace
  * period: long enough for a living one to come back after a restart of Postgres, short enough that its
- * mail moves again within seconds. Live workers are not touched: their locks cannot be taken.
+ * mail moves again within seconds. Live workers are not touched: their locks cannot be taken. One that only slept
+ * hands nothing over that it had claimed before (SAFE_MS in db/session.ts is less than the grace).
  *
  * If the rescuer itself dies, its transaction is gone and the next one does it all again.
  */
@@ -26,8 +27,8 @@ export type RescueDeps = {
 
 export class Rescuer {
   readonly #deps: RescueDeps
-  /** When each worker's lock was first found free. */
-  readonly #freeSince = new Map<number, number>()
+  /** When each worker's lock was first found free, and has not been taken since. */
+  readonly #free = new Map<number, { readonly since: number; readonly seenAt: string }>()
 
   constructor(deps: RescueDeps) {
     this.#deps = deps
@@ -39,12 +40,13 @@ export class Rescuer {
     return inTransaction(db, async (trx) => {
       const others = await queries.probeWorkers(trx, this.#deps.worker())
       const free = others.filter((other) => other.lock_is_free)
-      for (const number of this.#freeSince.keys()) {
-        if (!free.some((other) => other.number === number)) this.#freeSince.delete(number)
+      for (const number of this.#free.keys()) {
+        if (!free.some((other) => other.number === number)) this.#free.delete(number)
       }
-      for (const { number, name } of free) {
-        const since = this.#freeSince.get(number) ?? now()
-        this.#freeSince.set(number, since)
+      for (const { number, name, seen_at: seenAt } of free) {
+        const known = this.#free.get(number)
+        const since = known?.seenAt === seenAt ? known.since : now()
+        this.#free.set(number, { since, seenAt })
         if (now() - since >= GRACE_MS) await this.#rescue(trx, number, name)
       }
       return others.length - free.length

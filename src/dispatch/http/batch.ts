@@ -82,7 +82,7 @@ async function sendChunk(
 ): Promise<readonly SendOutcome[]> {
   const { api, batch, client, now } = deps
   if (pieces.length === 1) return sendInTurn(deps, pieces, signal)
-  const result = await client.post(batch.toRequest(pieces), signal)
+  const result = await client.post(batch.toRequest(pieces), signal, deps.isStillOurs)
   if (result.kind !== 'answered') return pieces.map(() => result)
   const { answer } = result
   const read = batch.readAnswer(answer, pieces)

@@ -1,7 +1,14 @@
 import { Agent, type ClientRequest, type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http'
 import { Agent as TlsAgent, request as tlsRequest } from 'node:https'
 import type { Socket } from 'node:net'
-import { UNKNOWN_CODES, type UnknownCode, type UnreachableCode, UPLOAD_BYTES_PER_MS } from '../transport.ts'
+import {
+  CLAIM_LOST,
+  type StillOurs,
+  UNKNOWN_CODES,
+  type UnknownCode,
+  type UnreachableCode,
+  UPLOAD_BYTES_PER_MS,
+} from '../transport.ts'
 
 /**
  * The one HTTP client of all providers. It writes a request, and says what is known of it afterwards.
@@ -81,13 +88,13 @@ export class HttpClient {
   }
 
   /** Never rejects, follows no redirect, and never writes a request twice. */
-  async post(request: HttpRequest, signal?: AbortSignal): Promise<HttpResult> {
+  async post(request: HttpRequest, signal?: AbortSignal, isStillOurs?: StillOurs): Promise<HttpResult> {
     if (this.#closed) return unreachable('transport_closed', 'the transport was closed before the send began')
     if (signal?.aborted) return unreachable('aborted', 'the send was aborted before it began')
     this.#inFlight += 1
     this.#agent.maxSockets = limitOf(this.#options)
     try {
-      return await new Exchange(this.#options, this.#agent, request, signal).result
+      return await new Exchange(this.#options, this.#agent, request, signal, isStillOurs).result
     } finally {
       this.#inFlight -= 1
       if (this.#closed && this.#inFlight === 0) this.#drained.resolve()
@@ -118,6 +125,7 @@ class Exchange {
   readonly #isTls: boolean
   readonly #body: Buffer
   readonly #signal: AbortSignal | undefined
+  readonly #isStillOurs: StillOurs
   readonly #abort = () => this.#fail('aborted', 'the send was aborted')
   readonly #request: ClientRequest
   #phase: Phase = 'waiting'
@@ -131,6 +139,7 @@ class Exchange {
     agent: Agent,
     { path, headers, body }: HttpRequest,
     signal: AbortSignal | undefined,
+    isStillOurs: StillOurs = () => true,
   ) {
     const { baseUrl, timeouts = DEFAULT_TIMEOUTS } = options
     const { promise, resolve } = Promise.withResolvers<HttpResult>()
@@ -139,6 +148,7 @@ class Exchange {
     this.#timeouts = timeouts
     this.#body = body
     this.#signal = signal
+    this.#isStillOurs = isStillOurs
     this.#isTls = baseUrl.protocol === 'https:'
     this.#request = (this.#isTls ? tlsRequest : request)({
       agent,
@@ -190,10 +200,21 @@ class Exchange {
       // A fault while writing is reported as an event of the request.
       if (this.#ended || error) return
       socket?.setTimeout(0, stalled)
-      this.#phase = 'sent'
-      this.#stepTimer = this.#limit(this.#timeouts.headersMs)
-      this.#request.end(this.#body.subarray(last))
+      void this.#complete(this.#body.subarray(last))
     })
+  }
+
+  async #complete(lastByte: Buffer): Promise<void> {
+    const answer = this.#isStillOurs()
+    const isOurs = answer === true || (await answer)
+    if (this.#ended) return
+    if (!isOurs) {
+      this.#finish(CLAIM_LOST)
+      return
+    }
+    this.#phase = 'sent'
+    this.#stepTimer = this.#limit(this.#timeouts.headersMs)
+    this.#request.end(lastByte)
   }
 
   #receive(answer: IncomingMessage): void {

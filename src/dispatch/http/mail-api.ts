@@ -8,6 +8,7 @@ import {
   type Outgoing,
   type RefusedRecipient,
   type SendOutcome,
+  type StillOurs,
   type Transport,
 } from '../transport.ts'
 import type { ApiCheck } from './api-check.ts'
@@ -98,21 +99,27 @@ export function createApiTransport(api: MailApi, client: HttpClient): Transport 
   const deps: ApiDeps = { api, client, now: Date.now }
   const { batch } = api
   return {
-    send: (outgoing, signal) => sendOne(deps, outgoing, signal),
+    send: (outgoing, signal, isStillOurs) => sendOne({ ...deps, isStillOurs }, outgoing, signal),
     ...(batch === undefined
       ? {}
       : {
           batch: {
             size: batch.size,
             takesAttachments: batch.takesAttachments,
-            send: (outgoing, signal) => sendBatch({ ...deps, batch }, outgoing, signal),
+            send: (outgoing, signal, isStillOurs) =>
+              sendBatch({ ...deps, isStillOurs, batch }, outgoing, signal),
           },
         }),
     close: () => client.close(),
   }
 }
 
-export type ApiDeps = { readonly api: MailApi; readonly client: HttpClient; readonly now: () => number }
+export type ApiDeps = {
+  readonly api: MailApi
+  readonly client: HttpClient
+  readonly now: () => number
+  readonly isStillOurs?: StillOurs | undefined
+}
 
 /** As many pieces as must be sent, or the outcome of a mail that cannot be sent at all. */
 export function piecesOf(api: MailApi, outgoing: Outgoing): readonly [Piece, ...Piece[]] | SendOutcome {
@@ -171,11 +178,11 @@ const LEFT_UNSENT: SendOutcome = {
 }
 
 async function sendPiece(
-  { api, client, now }: ApiDeps,
+  { api, client, now, isStillOurs }: ApiDeps,
   piece: Piece,
   signal: AbortSignal | undefined,
 ): Promise<SendOutcome> {
-  const result = await client.post(await api.toRequest(piece), signal)
+  const result = await client.post(await api.toRequest(piece), signal, isStillOurs)
   if (result.kind !== 'answered') return result
   const { answer } = result
   return withRate(outcomeOf(api, api.readAnswer(answer, piece)), answer, now)
