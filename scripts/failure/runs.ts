@@ -4,6 +4,7 @@ import { bothKilled } from './runs/both-killed.ts'
 import { restoredBackup } from './runs/restored-backup.ts'
 import { rollingRestart } from './runs/rolling-restart.ts'
 import { webhookStorm } from './runs/webhook-storm.ts'
+import { workerStopped } from './runs/worker-stopped.ts'
 import { workersKilled } from './runs/workers-killed.ts'
 
 /** Every failure run, in the order in which docs/guarantees.md speaks of them. */
@@ -14,4 +15,5 @@ export const RUNS: readonly FailureRun[] = [
   restoredBackup,
   rollingRestart,
   webhookStorm,
+  workerStopped,
 ]

@@ -16,10 +16,14 @@ export type RecordingSinkOptions = {
   /** Milliseconds between the final dot and the answer: what is in flight when something dies. Default 0. */
   readonly delayMs?: number
   /** Called for each mail before its answer, with its recipients; the answer waits for it. */
-  readonly onMail?: (recipients: readonly string[]) => Promise<void> | void
+  readonly onMail?: (recipients: readonly string[], connection: number) => Promise<void> | void
+  /** Called before the answer to each command, which waits for it; connections count from 1. */
+  readonly onCommand?: (verb: Verb, connection: number) => Promise<void> | void
   /** The address to listen on. Default 127.0.0.1. */
   readonly host?: string
 }
+
+export type Verb = 'CONNECT' | 'EHLO' | 'MAIL' | 'RCPT' | 'DATA' | 'RSET' | 'QUIT'
 
 const LF = 0x0a
 const END = Buffer.from('\r\n.\r\n')
@@ -36,10 +40,11 @@ export async function startRecordingSink(
   const sockets = new Set<Socket>()
   let inFlight = 0
   let delivered = 0
-  const take = async (recipients: readonly string[]) => {
+  let connections = 0
+  const take = async (recipients: readonly string[], connection: number) => {
     inFlight += 1
     if (options.delayMs) await delay(options.delayMs)
-    await options.onMail?.(recipients)
+    await options.onMail?.(recipients, connection)
     inFlight -= 1
     delivered += recipients.length
     for (const recipient of recipients) scene.ledger.deliver(recipient)
@@ -47,7 +52,12 @@ export async function startRecordingSink(
   const server = createServer((socket) => {
     sockets.add(socket)
     socket.once('close', () => sockets.delete(socket))
-    serve(socket, take)
+    connections += 1
+    const connection = connections
+    serve(socket, {
+      onCommand: (verb) => options.onCommand?.(verb, connection),
+      take: (recipients) => take(recipients, connection),
+    })
   })
   await once(server.listen(0, options.host ?? '127.0.0.1'), 'listening')
   scene.after(async () => {
@@ -63,7 +73,12 @@ export async function startRecordingSink(
   }
 }
 
-function serve(socket: Socket, take: (recipients: readonly string[]) => Promise<void>): void {
+type Session = {
+  onCommand(verb: Verb): Promise<void> | void
+  take(recipients: readonly string[]): Promise<void>
+}
+
+function serve(socket: Socket, { onCommand, take }: Session): void {
   let bytes: Buffer = Buffer.alloc(0)
   let recipients: string[] = []
   let isContent = false
@@ -98,8 +113,10 @@ function serve(socket: Socket, take: (recipients: readonly string[]) => Promise<
         await take(taken)
         socket.write('250 2.0.0 taken\r\n')
       } else {
-        const answer = answerTo(bytes.toString('latin1', 0, end))
+        const line = bytes.toString('latin1', 0, end)
         bytes = bytes.subarray(end + 1)
+        await onCommand(line.slice(0, 4).toUpperCase() as Verb)
+        const answer = answerTo(line)
         socket.write(answer)
         if (answer.startsWith('221')) socket.end()
       }
@@ -113,5 +130,5 @@ function serve(socket: Socket, take: (recipients: readonly string[]) => Promise<
     bytes = bytes.length === 0 ? chunk : Buffer.concat([bytes, chunk])
     void advance()
   })
-  socket.write('220 sink ESMTP\r\n')
+  void Promise.resolve(onCommand('CONNECT')).then(() => socket.write('220 sink ESMTP\r\n'))
 }
