@@ -1,4 +1,5 @@
 import { providerForAlerts } from '../alert-mail.ts'
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import type { Log } from '../log.ts'
 import * as queries from './queries.ts'
@@ -73,9 +74,12 @@ export class Notifier {
   async #deliver(delivery: queries.Delivery): Promise<void> {
     const { db, log, now } = this.#deps
     const { id, name, alerts, tries } = delivery
+    reached('alert.claimed')
     const error = await this.#tell(delivery, { id, alerts, at: delivery.created_at, delivery })
     if (error === undefined) {
+      reached('alert.told')
       await queries.storeSent(db, delivery)
+      reached('alert.noted')
       log.info({ target: name, alerts: alerts.length, tries }, 'a target was told of alerts')
       return
     }

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Client } from 'pg'
+import { reached } from '../crash-point.ts'
 import { installBoss } from '../queue/boss.ts'
 import { queuesFor } from '../queue/queues.ts'
 import { refuseTransactionPooler } from './pooler.ts'
@@ -82,6 +83,7 @@ async function migrateLocked(client: Client, { log, directory }: MigrateOptions)
     await makeSchema(client)
     await installBoss((text, values) => client.query(text, values))
     for (const migration of pending) await apply(client, migration, log)
+    if (pending.length > 0) reached('migrate.before-grants')
     await settleRights(client, log)
   }
   await client.query('set role none')
@@ -170,7 +172,9 @@ async function applyOnce(client: Client, { version, name }: Migration, text: str
       digest,
     ])
     await client.query(text)
+    reached('migrate.before-commit')
     await client.query('commit')
+    reached('migrate.committed')
   } catch (error) {
     await client.query('rollback')
     throw error

@@ -1,4 +1,5 @@
 import type { Catalog, Stream } from '../catalog.ts'
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import { type Lifeline, SendingHeldError } from '../lifeline.ts'
@@ -85,6 +86,7 @@ export async function claimMail(
         .filter(({ message }) => !putBack.has(message.id))
         .map((claim) => ({ ...claim, closedMs: closedMs.get(claim.message.id) ?? 0 }))
       comesBackMs = Math.max(0, ...[...putBack.values()].map(({ waitMs }) => waitMs))
+      reached('dispatch.before-claim-commit')
     })
   } catch (error) {
     // Rolled back: the jobs are as they were.
@@ -93,6 +95,7 @@ export async function claimMail(
     throw error
   }
   deps.lifeline.noteClaims(claims.map(({ message }) => ({ id: message.id, claimedAt: message.claimed_at })))
+  if (claims.length > 0) reached('dispatch.claimed')
   const [, waitedFor = provider] = queue.split('.')
   deps.meter.wentOut({ stage: 'dispatch', stream: stream.name, provider: waitedFor }, idleJobs)
   deps.meter.happened('suppressed', { stream: stream.name, provider }, suppressed)

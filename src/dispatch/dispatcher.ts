@@ -1,5 +1,6 @@
 import type { BounceAddresses } from '../bounce-address.ts'
 import type { Catalog, Stream } from '../catalog.ts'
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import type { Lifeline } from '../lifeline.ts'
 import type { Log } from '../log.ts'
@@ -208,6 +209,7 @@ export class Dispatcher {
       queues,
     })
     if (grant === undefined) return { granted: 0 }
+    if (grant.granted > 0) reached('dispatch.tokens-taken')
     return { granted: grant.granted, waitMs: grant.waitMs ?? 0 }
   }
 

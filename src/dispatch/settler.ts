@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction } from '../db/transaction.ts'
@@ -112,6 +113,7 @@ export class Settler {
   }
 
   async #writeBundle(bundle: readonly Outcome[]): Promise<void> {
+    reached('settle.begun')
     // Almost always one worker number; two when this process registered again in between.
     for (const [worker, outcomes] of Map.groupBy(bundle, (outcome) => outcome.worker)) {
       const settled = await inTransaction(this.#db, async (trx) => {
@@ -138,8 +140,10 @@ export class Settler {
           const again = jobs.filter(({ settlement }) => settlement.status === 'deferred').map(jobAgain)
           if (again.length > 0) await this.#boss.insert(queue, again, within(trx))
         }
+        reached('settle.before-commit')
         return ids
       })
+      reached('settle.committed')
       this.#report(outcomes, settled)
       measureOutcomes(
         this.#meter,

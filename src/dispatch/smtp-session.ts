@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import type { NodemailerError } from 'nodemailer/lib/errors'
 import SMTPConnection, { type SMTPConnectionSendInfo } from 'nodemailer/lib/smtp-connection'
+import { reached } from '../crash-point.ts'
 import type { SmtpTarget } from '../smtp-url.ts'
 import { outcomeOf, parseReply, rateOf, refusedRecipient, type SmtpPhase } from './classify.ts'
 import { type Certificate, certificateOf } from './http/api-check.ts'
@@ -112,6 +113,7 @@ export class SmtpSession {
     signal: AbortSignal | undefined,
     isStillOurs: StillOurs = () => true,
   ): Promise<SendOutcome> {
+    reached('smtp.connected')
     let handedOver = false
     let isOver = false
     this.messages += 1
@@ -133,7 +135,10 @@ export class SmtpSession {
       (done) => this.#connection.send(client, source, done),
     )
     isOver = true
-    if (result.ok) return this.#accepted(result.value)
+    if (result.ok) {
+      reached('smtp.answered')
+      return this.#accepted(result.value)
+    }
     const { error } = result
     if (error.code === NOT_OURS) {
       this.#connection.close()
@@ -171,8 +176,10 @@ export class SmtpSession {
       this.#failExchange?.(clientError(NOT_OURS, 'the claim may be lost'))
       return
     }
+    reached('smtp.before-content')
     begin()
     socket.write(rest)
+    reached('smtp.content-sent')
   }
 
   /** Whether another message can follow. */

@@ -1,3 +1,4 @@
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction } from '../db/transaction.ts'
 import type { Bells } from '../queue/bells.ts'
@@ -66,8 +67,10 @@ export class FeedbackStore {
       const fresh = await storeDeliveries(trx, deliveries)
       const data: FeedbackJob = { ids: fresh }
       if (fresh.length > 0) await boss.insert(FEEDBACK_QUEUE, [{ data }], within(trx))
+      reached('feedback.before-store-commit')
       return fresh
     })
+    reached('feedback.stored')
     if (ids.length > 0) bells.ring(FEEDBACK_QUEUE)
   }
 

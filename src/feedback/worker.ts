@@ -1,5 +1,6 @@
 import { sql } from 'kysely'
 import type { BounceAddresses } from '../bounce-address.ts'
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { isLastingFault, sqlState } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
@@ -92,8 +93,10 @@ async function applyJobs(
       within(trx),
     )
     if (left.length > 0) await deps.boss.insert(FEEDBACK_QUEUE, [{ data: { ids: left } }], within(trx))
+    reached('feedback.before-commit')
     return { isMore: jobs.length === JOBS_PER_ROUND || left.length > 0, settled: outcome }
   })
+  if (settled.length > 0) reached('feedback.committed')
   for (const { id, state, reason } of settled) {
     if (state === 'parked') deps.log.warn({ feedback: id, reason }, 'feedback is parked')
   }

@@ -1,5 +1,6 @@
 import { type Context, Hono } from 'hono'
 import { keepAttachments } from '../attachment-store.ts'
+import { reached } from '../crash-point.ts'
 import { ApiError } from '../errors.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { sendBatch } from './batch.ts'
@@ -46,6 +47,7 @@ async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> 
   deps.admit(read.stream)
   // Before the row that names them: a message never waits for its attachments.
   await keepAttachments(deps.db, read.contents)
+  if (read.contents.length > 0) reached('intake.attachments-kept')
   const accepted = await deps.accept(read.submission, { mayBuffer, timeoutMs: deps.acceptTimeoutMs })
   c.header('Sluice-Durability', accepted.durability)
   if (accepted.isReplay) c.header('Idempotent-Replayed', 'true')

@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import { z } from 'zod'
+import { reached } from '../crash-point.ts'
 import { ApiError } from '../errors.ts'
 import { type AuthEnv, requireScope } from './auth.ts'
 import { parseBody, readJson } from './body.ts'
@@ -17,6 +18,7 @@ export function erasureRoutes(deps: AppDeps): Hono<AuthEnv> {
     const read = readAddress(address)
     if (!read.ok) throw new ApiError('validation_error', `Invalid \`address\`: ${read.reason}.`)
     const found = await erase(deps.db, read.address)
+    reached('erasure.committed')
     const present = ({ what, rows }: (typeof found)[number]) => ({ what, rows })
     return c.json({
       object: 'erasure',

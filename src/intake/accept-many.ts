@@ -1,3 +1,4 @@
+import { reached } from '../crash-point.ts'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import type { Database } from '../db/pool.ts'
 import { SQLSTATE, sqlState } from '../db/sqlstate.ts'
@@ -93,6 +94,7 @@ async function store(
   }
   try {
     const accepted = await inTransaction(deps.db, (trx) => storeChunks(trx, many, first.value, chunks))
+    reached('many.committed')
     deps.wakeMover()
     return accepted
   } catch (error) {
@@ -119,6 +121,7 @@ async function storeChunks(
   }
   const sealed = many.seal()
   if (many.key !== null) await claim(trx, many.key, ids, sealed)
+  reached('many.before-commit')
   return { ids, isReplay: false, answer: sealed.answer }
 }
 

@@ -1,3 +1,4 @@
+import { reached } from '../crash-point.ts'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import type { Database } from '../db/pool.ts'
 import { ApiError } from '../errors.ts'
@@ -87,6 +88,7 @@ export class Acceptor {
   ): Promise<Accepted> {
     const buffered = { id: row.id, durability: 'buffered', isReplay: false } as const
     // With a key the caller wants to know what the key means, which only the mover can settle.
+    reached('intake.received')
     const waits = !mayBuffer || row.idempotencyKey !== null
     const waiter: Waiter | undefined = waits
       ? { row, moved: Promise.withResolvers(), since: Date.now() }
@@ -98,6 +100,7 @@ export class Acceptor {
     this.#lookLater()
     const outcome = await Promise.race([waiter.moved.promise, deadline])
     if (outcome === undefined && mayBuffer) return buffered
+    reached('intake.before-answer')
     return this.#answer(row, outcome)
   }
 
@@ -140,6 +143,7 @@ export class Acceptor {
           batch.map((each) => each.row),
           this.#process,
         )
+        reached('intake.appended')
         this.#wakeMover()
         for (const each of batch) each.appended.resolve()
       } catch (error) {

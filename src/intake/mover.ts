@@ -1,6 +1,7 @@
 import { randomUUIDv7 } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Catalog } from '../catalog.ts'
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { isLastingFault, sqlState } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
@@ -98,6 +99,7 @@ export async function moveBatch(
 ): Promise<Moved> {
   const { outcomes, rows, isFull, taken } = await inTransaction(deps.db, async (trx) => {
     const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, deps.process)
+    if (taken.length > 0) reached('mover.taken')
     const examined = await settleAttachments(trx, await examineBatch(deps, taken))
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
     const seal = (row: ExaminedRow) => sealRow(deps.sealer ?? NO_KEYS, row)
@@ -108,8 +110,10 @@ export async function moveBatch(
     // After the messages, which may be of this batch: a timeline begins with its message.
     if (settled.replayed.length > 0) await queries.recordReplays(trx, settled.replayed)
     await enqueueProcessing(deps.boss, trx, rows.filter(isAccepted))
+    if (taken.length > 0) reached('mover.before-commit')
     return { outcomes: settled.outcomes, rows, isFull: isFullBatch(taken), taken }
   })
+  if (taken.length > 0) reached('mover.committed')
   count(deps.meter, taken)
   announceProcessing(deps, rows.filter(isAccepted))
   countStored(deps.meter, rows)

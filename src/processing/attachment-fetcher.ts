@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto'
 import { keepAttachments } from '../attachment-store.ts'
 import type { ByteClaim, ByteRoom } from '../byte-room.ts'
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { MAX_ATTACHMENTS_BYTES } from '../message/message.ts'
 import {
@@ -96,6 +97,7 @@ export class AttachmentFetcher {
       const { bytes, ...key } = isSensitive ? sealBytes(body) : { bytes: body }
       const sha256 = hash('sha256', bytes, 'hex')
       await keepAttachments(this.#options.db, [{ sha256, bytes }])
+      reached('fetching.kept')
       return { sha256, size: bytes.length, ...key }
     } finally {
       claim.release()

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { type AttachmentUse, useAttachments } from '../attachment-store.ts'
+import { reached } from '../crash-point.ts'
 import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import { Loop } from '../loop.ts'
@@ -138,6 +139,7 @@ export class FetchingLane {
   }
 
   async #attempt(id: string, job: Job): Promise<Outcome> {
+    reached('fetching.claimed')
     const { sealer = NO_KEYS } = this.#deps
     const { opened, unreadable } = openLoaded(sealer, await queries.loadAccepted(this.#deps.db, [id]))
     const [accepted] = opened
@@ -161,9 +163,11 @@ export class FetchingLane {
     const isOurs = await inTransaction(deps.db, async (trx) => {
       if (!(await finishJobs(deps, trx, queue, claim))) return false
       await this.#write(trx, id, outcome)
+      reached('fetching.before-commit')
       return true
     })
     if (!isOurs) return
+    reached('fetching.committed')
     if (outcome.kind === 'fetched') deps.bells.ring(queue)
     if (outcome.kind === 'dead') {
       const flow = { stage: 'processing', stream: this.#stream, provider: '' }

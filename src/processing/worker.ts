@@ -1,4 +1,5 @@
 import type { Catalog, Stream } from '../catalog.ts'
+import { reached } from '../crash-point.ts'
 import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import { Loop } from '../loop.ts'
@@ -86,6 +87,7 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
         inHand = claim
       })
       if (inHand === undefined) return false
+      reached('processing.claimed')
       try {
         await processClaim(deps, stream, lane, inHand)
       } catch (error) {
@@ -134,6 +136,7 @@ async function processJobs(deps: ProcessingDeps, stream: Stream, claim: Claim): 
   const rest = others.filter(({ id }) => !fetching.has(id))
   if (!stream.route.some((name) => deps.catalog.current.providers.has(name))) await deps.catalog.refresh()
   const { rows, deferred } = await prepareBatch(deps, stream, deps.catalog.current.providers, rest)
+  reached('processing.prepared')
   const secret = new Set(others.filter(({ message }) => message.sensitive).map(({ id }) => id))
   const decided = [
     ...rows.map((row) => (secret.has(row.id) ? sealProcessed(sealer, row) : row)),
@@ -184,8 +187,10 @@ async function storeDecided(
     await enqueue(deps, trx, stream, queued, priorities)
     await insertSingly(deps, trx, queue, later.alone, ALONE_PRIORITY)
     await insertSingly(deps, trx, queue, later.fetching, FETCHING_PRIORITY)
+    reached('processing.before-commit')
     return decided.filter((row) => kept.has(row.id))
   })
+  reached('processing.committed')
   report(deps, stream, stored)
   if (later.fetching.length > 0) deps.bells.ring(fetchingBell(stream.name))
 }

@@ -1,3 +1,4 @@
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
@@ -57,8 +58,10 @@ export async function releaseDue(deps: SchedulerDeps): Promise<Processable[]> {
     if (due.length === 0) return []
     const messages = await queries.release(trx, due)
     await enqueueProcessing(deps.boss, trx, messages)
+    reached('schedule.before-commit')
     return messages
   })
+  if (released.length > 0) reached('schedule.committed')
   announceProcessing(deps, released)
   for (const [stream, alike] of Map.groupBy(released, (row) => row.stream)) {
     deps.meter.wentOut({ stage: 'scheduled', stream, provider: '' }, alike.length)

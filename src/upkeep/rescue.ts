@@ -1,3 +1,4 @@
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
@@ -37,7 +38,8 @@ export class Rescuer {
   /** One look at all other workers; returns how many of them live. */
   async look(): Promise<number> {
     const { db, now } = this.#deps
-    return inTransaction(db, async (trx) => {
+    let hasRescued = false
+    const living = await inTransaction(db, async (trx) => {
       const others = await queries.probeWorkers(trx, this.#deps.worker())
       const free = others.filter((other) => other.lock_is_free)
       for (const number of this.#free.keys()) {
@@ -47,10 +49,15 @@ export class Rescuer {
         const known = this.#free.get(number)
         const since = known?.seenAt === seenAt ? known.since : now()
         this.#free.set(number, { since, seenAt })
-        if (now() - since >= GRACE_MS) await this.#rescue(trx, number, name)
+        if (now() - since < GRACE_MS) continue
+        await this.#rescue(trx, number, name)
+        hasRescued = true
       }
+      if (hasRescued) reached('rescue.before-commit')
       return others.length - free.length
     })
+    if (hasRescued) reached('rescue.committed')
+    return living
   }
 
   async #rescue(trx: Transaction, worker: number, name: string): Promise<void> {

@@ -1,3 +1,4 @@
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import type { Log } from '../log.ts'
 import type { Duty } from './duty.ts'
@@ -18,6 +19,7 @@ export function createRetentionDuty({ db, log }: { readonly db: Database; readon
     run: async () => {
       const step = await retain(db)
       if (step !== undefined) {
+        reached('retention.step-done')
         removed.push(step)
         return true
       }

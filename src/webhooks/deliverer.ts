@@ -1,3 +1,4 @@
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction } from '../db/transaction.ts'
 import { SendingHeldError } from '../lifeline.ts'
@@ -123,6 +124,7 @@ export class Deliverer {
       return { jobs, claims }
     })
     this.#isInDoubt = false
+    if (claims.length > 0) reached('webhook.claimed')
     for (const claim of claims) this.#launch(claim, worker)
     return jobs.length
   }
@@ -145,6 +147,7 @@ export class Deliverer {
   async #tell(claim: queries.Claimed, worker: number): Promise<void> {
     const startedAt = Date.now()
     const answer = await this.#answerTo(claim)
+    reached('webhook.told')
     const { state, delayMs, isGone } = judge(answer, claim.tries, this.#deps.random)
     const { status, response, error, isAborted } = answer
     const outcome = {
@@ -186,8 +189,11 @@ export class Deliverer {
         startAfter: new Date(Date.now() + (outcome.delay_ms ?? 0)),
       }))
       if (jobs.length > 0) await boss.insert(this.#queue, jobs, within(trx))
-      return queries.noteHealth(trx, this.#endpoint, healthOf(kept))
+      const reason = await queries.noteHealth(trx, this.#endpoint, healthOf(kept))
+      reached('webhook.before-commit')
+      return reason
     })
+    reached('webhook.committed')
     this.#ended = this.#ended.slice(ended.length)
     if (reason === undefined) return
     this.#isClosed = true

@@ -1,3 +1,4 @@
+import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import type { Log } from '../log.ts'
@@ -47,8 +48,11 @@ export async function fanOut(deps: FanOutDeps, most: number = EVENTS_PER_ROUND):
     const endpoints = await queries.listEndpoints(trx)
     const news = await tellNews(deps, trx, endpoints, cursor, most)
     const missed = await makeUpForMissed(deps, trx, endpoints, most)
-    return { isMore: news.isMore || missed.isMore, told: [...news.told, ...missed.told] }
+    const told = [...news.told, ...missed.told]
+    if (told.length > 0) reached('fan-out.before-commit')
+    return { isMore: news.isMore || missed.isMore, told }
   })
+  if (told.length > 0) reached('fan-out.committed')
   for (const endpoint of new Set(told)) deps.bells.ring(webhookQueue(endpoint))
   return isMore
 }

@@ -1,6 +1,7 @@
 import { Agent, type ClientRequest, type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http'
 import { Agent as TlsAgent, request as tlsRequest } from 'node:https'
 import type { Socket } from 'node:net'
+import { reached } from '../../crash-point.ts'
 import {
   CLAIM_LOST,
   type StillOurs,
@@ -212,9 +213,10 @@ class Exchange {
       this.#finish(CLAIM_LOST)
       return
     }
+    reached('http.before-last-byte')
     this.#phase = 'sent'
     this.#stepTimer = this.#limit(this.#timeouts.headersMs)
-    this.#request.end(lastByte)
+    this.#request.end(lastByte, () => reached('http.request-sent'))
   }
 
   #receive(answer: IncomingMessage): void {
@@ -233,7 +235,10 @@ class Exchange {
       if (room < 0) this.#finishWith(undefined)
       else chunks.push(chunk)
     })
-    answer.once('end', () => this.#finishWith(Buffer.concat(chunks).toString('utf8')))
+    answer.once('end', () => {
+      reached('http.answered')
+      this.#finishWith(Buffer.concat(chunks).toString('utf8'))
+    })
     answer.once('close', () => this.#finishWith(undefined))
   }
 
