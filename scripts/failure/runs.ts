@@ -1,6 +1,8 @@
 import type { FailureRun } from './run.ts'
 import { apiKilled } from './runs/api-killed.ts'
 import { bothKilled } from './runs/both-killed.ts'
+import { crashPoints } from './runs/crash-points.ts'
+import { races } from './runs/races.ts'
 import { restoredBackup } from './runs/restored-backup.ts'
 import { rollingRestart } from './runs/rolling-restart.ts'
 import { webhookStorm } from './runs/webhook-storm.ts'
@@ -16,4 +18,6 @@ export const RUNS: readonly FailureRun[] = [
   rollingRestart,
   webhookStorm,
   workerStopped,
+  crashPoints,
+  races,
 ]

@@ -18,8 +18,9 @@ export async function spawnSluice(
   scene: Scene,
   databaseUrl: string,
   environment: Readonly<Record<string, string>>,
+  nodeOptions: readonly string[] = [],
 ): Promise<SpawnedService> {
-  const service = await spawnService(scene, databaseUrl, { LOG_LEVEL: 'info', ...environment })
+  const service = await spawnService(scene, databaseUrl, { LOG_LEVEL: 'info', ...environment }, nodeOptions)
   scene.guard?.watch(service.process)
   return service
 }

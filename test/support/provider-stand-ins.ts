@@ -3,9 +3,9 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import { buffer } from 'node:stream/consumers'
-import type { TestContext } from 'node:test'
 import { TLSSocket } from 'node:tls'
 import { type Answer, DOCUMENTED, type Received, type StandInProvider } from './provider-rules.ts'
+import type { Scope } from './scope.ts'
 
 /** A provider's API on loopback, which answers as documented, or in one of the many ways in which servers fail. */
 
@@ -67,7 +67,7 @@ export type StandIn = {
 }
 
 export async function startStandIn(
-  t: TestContext,
+  t: Pick<Scope, 'after'>,
   provider: StandInProvider,
   options: StandInOptions = {},
 ): Promise<StandIn> {

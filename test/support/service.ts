@@ -56,8 +56,11 @@ export async function spawnService(
   t: Scope,
   databaseUrl: string,
   extra: Environment = {},
+  /** For Node itself, such as a module to load first. */
+  nodeOptions: readonly string[] = [],
 ): Promise<SpawnedService> {
-  const child = spawn(process.execPath, [fileURLToPath(new URL('../../src/main.ts', import.meta.url))], {
+  const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
+  const child = spawn(process.execPath, [...nodeOptions, main], {
     env: {
       PATH: process.env.PATH,
       NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,

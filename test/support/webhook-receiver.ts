@@ -2,8 +2,8 @@ import { once } from 'node:events'
 import { createServer, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
-import type { TestContext } from 'node:test'
 import { eventually } from './eventually.ts'
+import type { Scope } from './scope.ts'
 
 export type ReceivedWebhook = {
   readonly path: string
@@ -29,7 +29,7 @@ export type WebhookReceiver = {
 
 /** The app's side on loopback: keeps what it is told, and answers 200 unless told otherwise. Stops with the test. */
 export async function startWebhookReceiver(
-  t: TestContext,
+  t: Pick<Scope, 'after'>,
   answer: (webhook: ReceivedWebhook, count: number) => WebhookAnswer = () => 200,
 ): Promise<WebhookReceiver> {
   const received: ReceivedWebhook[] = []
