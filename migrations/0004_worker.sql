@@ -128,7 +128,8 @@ begin
   cross join lateral (
     select seq, idempotency_key
     from mail.intake
-    where coalesce(priority, 5::smallint) = p
+    -- What is below had left, and its dead index entries are not read again while an old transaction keeps them.
+    where coalesce(priority, 5::smallint) = p and seq > coalesce(seen.safe_seq, 0)
     order by seq
     limit 1000
   ) waiting

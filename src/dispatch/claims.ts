@@ -5,6 +5,7 @@ import { inTransaction, type Transaction } from '../db/transaction.ts'
 import { type Lifeline, SendingHeldError } from '../lifeline.ts'
 import type { Meter } from '../meter.ts'
 import { type Boss, within } from '../queue/boss.ts'
+import type { Look, QueueFront } from '../queue/queue-front.ts'
 import { jobPriority } from '../queue/queues.ts'
 import { type PutBack, putBackLimited, type Turn } from './domain-limits.ts'
 import * as queries from './queries.ts'
@@ -20,7 +21,13 @@ export type Claim = {
   readonly closedMs: number
 }
 
-export type ClaimPlace = { readonly queue: string; readonly provider: string; readonly stream: Stream }
+export type ClaimPlace = {
+  readonly queue: string
+  readonly front: QueueFront
+  readonly look: Look
+  readonly provider: string
+  readonly stream: Stream
+}
 
 type ClaimDeps = {
   readonly db: Database
@@ -46,7 +53,7 @@ export type Claimed = {
  */
 export async function claimMail(
   deps: ClaimDeps,
-  { queue, provider, stream }: ClaimPlace,
+  { queue, front, look, provider, stream }: ClaimPlace,
   count: number,
   onDoubt: (claims: readonly Claim[]) => void,
 ): Promise<Claimed> {
@@ -56,7 +63,10 @@ export async function claimMail(
   let [fetched, idleJobs, suppressed, comesBackMs] = [0, 0, 0, 0]
   try {
     await inTransaction(db, async (trx) => {
-      const jobs = await boss.fetch<Turn | null>(queue, { batchSize: count, ...within(trx) })
+      const startedAt = performance.now()
+      const jobs = await queries.fetchJobs(trx, queue, count, look)
+      const found = jobs.map((job) => ({ priority: job.priority, position: job.created_ms }))
+      front.end(look, performance.now() - startedAt, found)
       fetched = jobs.length
       if (jobs.length === 0) return
       const ids = jobs.map((job) => job.id)

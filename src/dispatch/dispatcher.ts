@@ -8,6 +8,7 @@ import { Loop } from '../loop.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import type { Boss } from '../queue/boss.ts'
+import { QueueFront } from '../queue/queue-front.ts'
 import { dispatchQueue } from '../queue/queues.ts'
 import { NO_KEYS, type Sealer } from '../sealer.ts'
 import { type AttachmentStore, NOTHING_HELD } from './attachment-store.ts'
@@ -63,6 +64,8 @@ const WARY_MS = 2_000
 const TURNS_LOOK_MS = 200
 /** However many a batch may hold: what is claimed at once is settled at once. */
 const MAX_CLAIM = 512
+/** Jobs are dated by the begin of the transaction that puts them on the queue; longer ones than this are rare. */
+const LATE_MS = 5_000
 const UNFORESEEN = 'Sending failed in an unforeseen way; the log has the details.'
 
 export type DispatchDeps = {
@@ -93,6 +96,7 @@ export class Dispatcher {
   readonly #streamName: string
   readonly #transportOf: (provider: string) => Transport | undefined
   readonly #inFlight = new Set<Promise<void>>()
+  readonly #fronts = new Map<string, QueueFront>()
   readonly #abort = new AbortController()
   /** Claims whose commit was never answered: they may be ours. */
   #doubtful: readonly Claim[] = []
@@ -155,27 +159,28 @@ export class Dispatcher {
     if (isCold && this.#inFlight.size > 0 && isPatient) return false
     this.#claimedAt = Date.now()
     const want = isCold && this.#inFlight.size === 0 ? 1 : wantOf(transport, free)
-    const grant = await this.#takeTokens(stream, want, transport, queues)
+    const places = queues.map((queue) => this.#placeOf(stream, queue))
+    const grant = await this.#takeTokens(stream, want, transport, places)
     // Never longer than this: a pause may be lifted and a quota raised meanwhile, and that rings no bell.
     const waitMs = grant.waitMs === undefined ? undefined : Math.min(grant.waitMs, IDLE_MS)
-    const idle = Date.now() < this.#turnsUntil ? TURNS_LOOK_MS : false
-    if (grant.granted === 0) return waitMs ?? idle
-    const isWhole = await this.#sendWaiting(stream, transport, queues, grant)
-    return isWhole ? (waitMs ?? true) : idle
+    const idle = () => Math.min(this.#idleMs(), ...places.map(({ front, look }) => front.msUntilNews(look)))
+    if (grant.granted === 0) return waitMs ?? idle()
+    const isWhole = await this.#sendWaiting(stream, transport, places, grant)
+    return isWhole ? (waitMs ?? true) : idle()
   }
 
   /** True when as many jobs waited as were granted; the tokens of what is not sent now go back, whatever happened. */
   async #sendWaiting(
     stream: Stream,
     transport: Transport,
-    queues: readonly string[],
+    places: readonly ClaimPlace[],
     grant: { readonly granted: number; readonly waitMs?: number },
   ): Promise<boolean> {
     const batch: Claim[] = []
     let claimed = 0
     let fetched = 0
     try {
-      await this.#claimFrom(stream, queues, grant.granted, ({ claims, ...taken }) => {
+      await this.#claimFrom(places, grant.granted, ({ claims, ...taken }) => {
         claimed += claims.length
         fetched += taken.fetched
         this.#turnsUntil = Math.max(this.#turnsUntil, Date.now() + taken.comesBackMs)
@@ -198,19 +203,35 @@ export class Dispatcher {
     stream: Stream,
     want: number,
     transport: Transport,
-    queues: readonly string[],
+    places: readonly ClaimPlace[],
   ): Promise<{ granted: number; waitMs?: number }> {
     if (!this.#isWatched()) return { granted: want }
+    const startedAt = performance.now()
     const grant = await pacing.takeTokens(this.#deps.db, {
       provider: this.#provider,
       messages: want,
       priority: stream.priority,
       batch: transport.batch?.size ?? 1,
-      queues,
+      // The very looks that the claims go on with: what is counted here is then found there.
+      queues: places,
     })
-    if (grant === undefined) return { granted: 0 }
-    if (grant.granted > 0) reached('dispatch.tokens-taken')
-    return { granted: grant.granted, waitMs: grant.waitMs ?? 0 }
+    const { granted = 0, waitMs = 0 } = grant ?? {}
+    if (granted === 0) {
+      const tookMs = performance.now() - startedAt
+      for (const { front, look } of places) front.end(look, tookMs, [])
+    }
+    if (granted > 0) reached('dispatch.tokens-taken')
+    return grant === undefined ? { granted } : { granted, waitMs: waitMs ?? 0 }
+  }
+
+  #idleMs(): number {
+    return Date.now() < this.#turnsUntil ? TURNS_LOOK_MS : IDLE_MS
+  }
+
+  #placeOf(stream: Stream, queue: string): ClaimPlace {
+    const front = this.#fronts.get(queue) ?? new QueueFront(LATE_MS)
+    this.#fronts.set(queue, front)
+    return { queue, front, look: front.begin(), provider: this.#provider, stream }
   }
 
   #isWatched(): boolean {
@@ -224,25 +245,19 @@ export class Dispatcher {
 
   /** Each claim is handed on before the next is made: an error in that one must not leave it lying. */
   async #claimFrom(
-    stream: Stream,
-    queues: readonly string[],
+    places: readonly ClaimPlace[],
     count: number,
     handOn: (claimed: Claimed) => void,
   ): Promise<void> {
     let left = count
-    for (const queue of queues) {
-      for (let isDrained = false; left > 0 && !isDrained; ) {
-        // In few different sizes: the fetch carries its limit in its text, and each text is planned once.
-        const size = 2 ** Math.floor(Math.log2(left))
-        const place: ClaimPlace = { queue, provider: this.#provider, stream }
-        const claimed = await claimMail(this.#deps, place, size, (doubtful) => {
-          this.#doubtful = doubtful
-        })
-        handOn(claimed)
-        // By what was taken from the queue, so that mail behind what was put back comes in the next round.
-        left -= claimed.fetched
-        isDrained = claimed.fetched < size
-      }
+    for (const place of places) {
+      if (left <= 0) return
+      const claimed = await claimMail(this.#deps, place, left, (doubtful) => {
+        this.#doubtful = doubtful
+      })
+      handOn(claimed)
+      // By what was taken from the queue, so that mail behind what was put back comes in the next round.
+      left -= claimed.fetched
     }
   }
 

@@ -1,5 +1,7 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
+import type { Look } from '../queue/queue-front.ts'
+import { waitingJobs } from './queries.ts'
 
 export type Grant = { readonly granted: number; readonly waitMs: number; readonly reason: string | null }
 
@@ -10,16 +12,21 @@ export type Grant = { readonly granted: number; readonly waitMs: number; readonl
  */
 export async function takeTokens(
   db: Database,
-  want: { provider: string; messages: number; priority: number; batch: number; queues: readonly string[] },
+  want: {
+    provider: string
+    messages: number
+    priority: number
+    batch: number
+    /** Where mail waits, each with the look that its next claim would begin with. */
+    queues: readonly { readonly queue: string; readonly look: Look }[]
+  },
 ): Promise<Grant | undefined> {
   const { rows } = await sql<Grant>`/* dispatch.take_tokens */
     select t.granted, t.wait_ms as "waitMs", t.reason
     from (
       select count(*)::integer as messages, set_config('synchronous_commit', 'off', true)
       from (
-        select from pgboss.job
-        where name = any (${want.queues}::text[]) and state < 'active' and start_after <= now()
-        limit ${want.messages}::integer
+        ${waitingJobs(want.queues, want.messages)}
       ) job
     ) waiting
     cross join lateral mail.take_tokens(

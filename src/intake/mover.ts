@@ -13,6 +13,7 @@ import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import type { Boss } from '../queue/boss.ts'
 import { announceProcessing, enqueueProcessing } from '../queue/processing-jobs.ts'
+import { QueueFront } from '../queue/queue-front.ts'
 import { NO_KEYS, type Sealer } from '../sealer.ts'
 import { settleAttachments } from './attachments.ts'
 import { type ExaminedRow, examine, refuse } from './examine.ts'
@@ -37,6 +38,8 @@ const BATCH_ROWS = 500
 const BATCH_BYTES = 16 * 1_024 * 1_024
 /** Of a row that cannot be stored, so much is kept. */
 const KEPT_CHARS = 1_000_000
+/** Processes append at the same time, and commit in another order than their numbers. */
+const LATE_ROWS = 10_000
 
 export type MoverDeps = {
   readonly db: Database
@@ -54,6 +57,8 @@ export type MoverDeps = {
   readonly limits?: MessageLimits
   /** Absent: no keys, so sensitive mail is refused. */
   readonly sealer?: Sealer
+  /** Where the doors begin, in sequence numbers. Absent: every look begins at the very start. */
+  readonly front?: QueueFront
 }
 
 /** How often the doors are looked at by themselves, for rows that SQL writers append unannounced. */
@@ -64,13 +69,14 @@ export function createMoverLoop(
   deps: MoverDeps & { log: Log; onMoved: (outcomes: ReadonlyMap<string, MoveOutcome>) => void },
 ): Loop {
   let oneByOne = false
+  const front = new QueueFront(LATE_ROWS)
   return new Loop({
     name: 'mover',
     log: deps.log,
     idleMs: IDLE_MS,
     round: async () => {
       try {
-        const { outcomes, isFull } = await moveBatch(deps, { oneByOne })
+        const { outcomes, isFull } = await moveBatch({ ...deps, front }, { oneByOne })
         oneByOne = false
         deps.onMoved(outcomes)
         return isFull
@@ -98,7 +104,7 @@ export async function moveBatch(
   { oneByOne = false }: { oneByOne?: boolean } = {},
 ): Promise<Moved> {
   const { outcomes, rows, isFull, taken } = await inTransaction(deps.db, async (trx) => {
-    const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, deps.process)
+    const taken = await take(trx, deps)
     if (taken.length > 0) reached('mover.taken')
     const examined = await settleAttachments(trx, await examineBatch(deps, taken))
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
@@ -118,6 +124,16 @@ export async function moveBatch(
   announceProcessing(deps, rows.filter(isAccepted))
   countStored(deps.meter, rows)
   return { outcomes, isFull }
+}
+
+async function take(trx: Transaction, { front, process }: MoverDeps): Promise<queries.TakenRow[]> {
+  if (front === undefined) return queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, process)
+  const look = front.begin()
+  const startedAt = performance.now()
+  const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, process, look)
+  const found = taken.map(({ rank, seq }) => ({ priority: rank, position: Number(seq) }))
+  front.end(look, performance.now() - startedAt, found)
+  return taken
 }
 
 /** More may be waiting: the batch met a limit, or came near the one for bytes. What arrives later rings the bell. */

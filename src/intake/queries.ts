@@ -1,7 +1,8 @@
-import { sql } from 'kysely'
+import { type RawBuilder, sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Message } from '../message/message.ts'
+import { type Look, WHOLE_LOOK } from '../queue/queue-front.ts'
 
 /** A row as the API appends it to the intake. */
 export type IntakeRow = {
@@ -28,6 +29,8 @@ export type TakenRow = {
   readonly message: string
   /** A caller in some process still waits for what becomes of it. */
   readonly is_awaited: boolean
+  /** Its priority at the door, where the stream's own is not known yet. */
+  readonly rank: number
 }
 
 /**
@@ -58,12 +61,14 @@ const AWAITED_S = 5
  * Takes the next rows of both doors, urgent first, at most `limit` of each and about `maxBytes` of each
  * (always at least one). Rows another mover holds are passed over, and so are rows that callers in another
  * process wait for, as long as they are fresh: that process answers them sooner when it moves them itself.
+ * The look tells from where on, in sequence numbers (see queue-front.ts).
  */
 export async function takeBatch(
   trx: Transaction,
   limit: number,
   maxBytes: number,
   mover: string,
+  look: Look = WHOLE_LOOK,
 ): Promise<TakenRow[]> {
   // By ctid: the rows are locked, nothing updates them, and no join can be planned badly on a table that
   // is empty one moment and huge the next. Sizes are those of the text: the stored one may be compressed
@@ -77,20 +82,14 @@ export async function takeBatch(
           place,
           sum(bytes) over (order by rank, seq) as bytes_so_far,
           row_number() over (order by rank, seq) as nth
-        from (
-          select ctid as place, seq, coalesce(priority, 5::smallint) as rank, octet_length(message::text) as bytes
-          from ${sql.table(`mail.${table}`)}
-          where mover is null or mover = ${mover}::uuid or received_at < clock_timestamp() - interval '250 milliseconds'
-          order by coalesce(priority, 5::smallint), seq
-          limit ${sql.lit(limit)}
-          for update skip locked
-        ) free
+        from (${nextRows(table, limit, mover, look)}) free
       ) sized
       where bytes_so_far <= ${sql.lit(maxBytes)} or nth = 1
     ))
     -- The owner of the table may have written any time into it, 'infinity' too.
     returning id, seq, least(greatest(received_at, now() - interval '30 days'), now()) as received_at, priority, stream, idempotency_key, source, message::text as message,
-      mover is not null and received_at > clock_timestamp() - make_interval(secs => ${sql.lit(AWAITED_S)}) as is_awaited`
+      mover is not null and received_at > clock_timestamp() - make_interval(secs => ${sql.lit(AWAITED_S)}) as is_awaited,
+      coalesce(priority, 5::smallint) as rank`
   const { rows } = await sql<TakenRow>`/* intake.take */
     with from_intake as (${door('intake')}), from_outbox as (${door('outbox')})
     select * from from_intake
@@ -98,6 +97,33 @@ export async function takeBatch(
     select * from from_outbox
   `.execute(trx)
   return rows
+}
+
+/** From the very start of the door; or from its front, a priority at a time, so that each part is one range of the index. */
+function nextRows(table: 'intake' | 'outbox', limit: number, mover: string, look: Look): RawBuilder<unknown> {
+  const row = sql`ctid as place, seq, coalesce(priority, 5::smallint) as rank, octet_length(message::text) as bytes`
+  const isFree = sql`(mover is null or mover = ${mover}::uuid or received_at < clock_timestamp() - interval '250 milliseconds')`
+  if (look.isWhole) {
+    return sql`
+      select ${row}
+      from ${sql.table(`mail.${table}`)}
+      where ${isFree}
+      order by coalesce(priority, 5::smallint), seq
+      limit ${sql.lit(limit)}
+      for update skip locked`
+  }
+  return sql`
+    select row.*
+    from unnest(${look.from.map((seq) => seq ?? 0)}::bigint[]) with ordinality as front (seq, place)
+    cross join lateral (
+      select ${row}
+      from ${sql.table(`mail.${table}`)}
+      where coalesce(priority, 5::smallint) = front.place - 1 and seq >= front.seq and ${isFree}
+      order by seq
+      limit ${sql.lit(limit)}
+      for update skip locked
+    ) row
+    limit ${sql.lit(limit)}`
 }
 
 export type KeyedRow = {

@@ -8,6 +8,7 @@ import { claimMail } from '../../src/dispatch/claims.ts'
 import { createLog } from '../../src/log.ts'
 import { Meter } from '../../src/meter.ts'
 import { startBoss } from '../../src/queue/boss.ts'
+import { QueueFront } from '../../src/queue/queue-front.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { post, readMessage, untilAll, untilStatus } from '../support/messages.ts'
@@ -200,6 +201,7 @@ async function prepareClaims(t: TestContext) {
     const stream = current.streams.get('marketing')
     assert.ok(stream)
     tags.length = 0
+    const front = new QueueFront(5_000)
     const taken = await claimMail(
       {
         db: db.withPlugin(recorder),
@@ -209,7 +211,7 @@ async function prepareClaims(t: TestContext) {
         lifeline: { noteClaims: () => undefined },
         worker: () => worker?.number ?? 0,
       },
-      { queue: 'dispatch.default.marketing', provider: 'default', stream },
+      { queue: 'dispatch.default.marketing', front, look: front.begin(), provider: 'default', stream },
       count,
       () => undefined,
     )
@@ -220,7 +222,7 @@ async function prepareClaims(t: TestContext) {
 
 test('a claim asks about paces only when some of its mail goes to a limited domain', async (t) => {
   const { database, claim } = await prepareClaims(t)
-  const usual = ['dispatch.claim', 'suppression.find']
+  const usual = ['dispatch.fetch', 'dispatch.claim', 'suppression.find']
   assert.deepEqual((await claim(1)).tags, usual)
   await limit(database, 'elsewhere.example', { quota: 1 })
   assert.deepEqual((await claim(1)).tags, usual)
