@@ -5,6 +5,7 @@ import { Notifier } from './alerts/notifier.ts'
 import { type BounceAddresses, createBounceAddresses } from './bounce-address.ts'
 import { LiveCatalog } from './catalog.ts'
 import type { Config } from './config.ts'
+import { DatabaseClock } from './database-clock.ts'
 import { type Database, openPool } from './db/pool.ts'
 import { refuseUnsoundPooler } from './db/pooler.ts'
 import { endsBy, orClose } from './ending.ts'
@@ -82,6 +83,7 @@ export type Core = {
   readonly boss: Boss
   readonly bells: Bells
   readonly meter: Meter
+  readonly clock: DatabaseClock
   readonly catalog: LiveCatalog
   readonly lifeline: Lifeline
   readonly renderer: RenderPool
@@ -128,6 +130,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
     await seedDefaultProvider(db, config)
     const unsubscribeLinks = createUnsubscribeLinks(await readSecret(db, 'unsubscribe'), config.publicUrl)
     const bounceAddresses = createBounceAddresses(await readSecret(db, 'bounce'))
+    const clock = await DatabaseClock.open(db)
     const catalog = await LiveCatalog.open(db, () => ensureQueues(db))
     const sealer = new Sealer(config.encryptionKeys)
     await warnOfMissingKeys(db, sealer, log)
@@ -150,6 +153,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
       boss,
       bells,
       meter: new Meter(),
+      clock,
       catalog,
       lifeline,
       renderer,
@@ -187,7 +191,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   })
   const stopAll = async (server: HttpServer | undefined, metricsServer?: HttpServer) => {
     const limit = AbortSignal.timeout(config.stopTimeoutMs)
-    const settled = Date.now() + config.stopTimeoutMs + SETTLE_MS
+    const settled = performance.now() + config.stopTimeoutMs + SETTLE_MS
     const ends = (part: string, ending: Promise<unknown>, by: number) => endsBy({ part, ending, by, log })
     // The mover goes on until the last request has its answer; the worker claims no more from now on.
     const closeDoor = async () => {
@@ -206,7 +210,7 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
     }
     const isUpkeepEnded = await ends('upkeep', endUpkeep(), settled)
     await metricsServer?.close(AbortSignal.abort())
-    const isClosed = await ends('connections', close(), Date.now() + CLOSE_MS)
+    const isClosed = await ends('connections', close(), performance.now() + CLOSE_MS)
     const isClean = isUpkeepEnded && isClosed && parts.every((isEnded) => isEnded)
     log.info({ isClean }, 'stopped')
     return isClean
@@ -258,7 +262,7 @@ function createUpkeepOf(core: Core, worker: Worker | undefined, notifier: Notifi
   const rescuer =
     worker === undefined
       ? undefined
-      : new Rescuer({ db, boss, bells, log, worker: () => worker.number, now: Date.now })
+      : new Rescuer({ db, boss, bells, log, worker: () => worker.number, now: () => performance.now() })
   const rescue =
     rescuer === undefined
       ? undefined
@@ -275,13 +279,13 @@ function createUpkeepOf(core: Core, worker: Worker | undefined, notifier: Notifi
   })
 }
 
-function createNotifier({ db, log, config }: Core): Notifier {
+function createNotifier({ db, log, config, clock }: Core): Notifier {
   return new Notifier({
     db,
     log,
     environment: config.environment,
     hosts: config.webhookHosts,
-    now: Date.now,
+    now: () => clock.now(),
   })
 }
 
@@ -297,7 +301,7 @@ function tellAlerts(notifier: Notifier): Duty {
   }
 }
 
-function createReceiver({ db, boss, bells, log, config }: Core): Receiver {
+function createReceiver({ db, boss, bells, log, config, clock }: Core): Receiver {
   return new Receiver({
     db,
     boss,
@@ -305,7 +309,7 @@ function createReceiver({ db, boss, bells, log, config }: Core): Receiver {
     log,
     environment: config.environment,
     fetch: createPinnedFetch(),
-    now: Date.now,
+    now: () => clock.now(),
   })
 }
 
@@ -323,7 +327,7 @@ async function openApi(
   { acceptor, mover, pressure, receiver, notifier, metrics }: Doors,
   hasInbox: boolean,
 ): Promise<HttpServer> {
-  const { config, db, log, catalog, renderer, unsubscribeLinks } = core
+  const { config, db, log, clock, catalog, renderer, unsubscribeLinks } = core
   const keyUse = new KeyUse(db, log)
   await pressure.look()
   pressure.loop.start()
@@ -331,6 +335,7 @@ async function openApi(
   const app = createApp({
     db,
     log,
+    clock,
     catalog,
     hasInbox,
     stopping: stopping.signal,
@@ -352,7 +357,7 @@ async function openApi(
       return checked.ok ? undefined : checked.reason
     },
     readUnsubscribeToken: (token) => unsubscribeLinks.read(token),
-    unsubscribe: (unsubscription) => unsubscribe(db, unsubscription, new Date()),
+    unsubscribe: (unsubscription) => unsubscribe(db, unsubscription, new Date(clock.now())),
     previewTemplate: (source, variables) =>
       renderer.preview({ key: 'preview', onMissing: 'list', ...source }, variables),
     metrics: config.metricsPort === undefined ? () => metrics.scrape() : 'elsewhere',

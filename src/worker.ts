@@ -232,6 +232,7 @@ export class Worker {
         credentials,
         options,
         ...(baseUrl === null ? {} : { baseUrl }),
+        clock: this.#core.clock,
         maxConnections: () => this.#slots(),
       })
       this.#tellUsable(name, null)

@@ -19,6 +19,8 @@ export type RecordingSinkOptions = {
   readonly onMail?: (recipients: readonly string[], connection: number) => Promise<void> | void
   /** Called before the answer to each command, which waits for it; connections count from 1. */
   readonly onCommand?: (verb: Verb, connection: number) => Promise<void> | void
+  /** What is answered instead of a 250, such as `451 4.7.1 later`; then the mail is not taken. */
+  readonly refusalOf?: (recipients: readonly string[]) => string | undefined
   /** The address to listen on. Default 127.0.0.1. */
   readonly host?: string
 }
@@ -42,12 +44,15 @@ export async function startRecordingSink(
   let delivered = 0
   let connections = 0
   const take = async (recipients: readonly string[], connection: number) => {
+    const refusal = options.refusalOf?.(recipients)
+    if (refusal !== undefined) return refusal
     inFlight += 1
     if (options.delayMs) await delay(options.delayMs)
     await options.onMail?.(recipients, connection)
     inFlight -= 1
     delivered += recipients.length
     for (const recipient of recipients) scene.ledger.deliver(recipient)
+    return '250 2.0.0 taken'
   }
   const server = createServer((socket) => {
     sockets.add(socket)
@@ -75,7 +80,7 @@ export async function startRecordingSink(
 
 type Session = {
   onCommand(verb: Verb): Promise<void> | void
-  take(recipients: readonly string[]): Promise<void>
+  take(recipients: readonly string[]): Promise<string>
 }
 
 function serve(socket: Socket, { onCommand, take }: Session): void {
@@ -110,8 +115,7 @@ function serve(socket: Socket, { onCommand, take }: Session): void {
         isContent = false
         const taken = recipients
         recipients = []
-        await take(taken)
-        socket.write('250 2.0.0 taken\r\n')
+        socket.write(`${await take(taken)}\r\n`)
       } else {
         const line = bytes.toString('latin1', 0, end)
         bytes = bytes.subarray(end + 1)

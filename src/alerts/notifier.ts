@@ -27,7 +27,6 @@ export type NotifierDeps = RequestDeps & {
   readonly log: Log
   /** For the variables that targets name. */
   readonly environment: Readonly<Record<string, string | undefined>>
-  readonly now: () => number
 }
 
 export class Notifier {

@@ -11,6 +11,8 @@ export type RequestDeps = {
   readonly hosts: readonly ListedHost[]
   readonly lookup?: (hostname: string) => Promise<readonly ResolvedAddress[]>
   readonly timeoutMs?: number
+  /** Milliseconds since the epoch. */
+  readonly now: () => number
 }
 
 export type AlertRequest = {
@@ -36,7 +38,7 @@ export async function postAlerts(
       headers: {
         'Content-Type': 'application/json',
         'User-Agent': 'Sluice-Alerts/1',
-        ...(secret !== undefined && signatureHeaders(id, body, secret)),
+        ...(secret !== undefined && signatureHeaders(id, body, secret, new Date(deps.now()))),
       },
       body: Buffer.from(body),
       timeoutMs: deps.timeoutMs ?? TIMEOUT_MS,
@@ -57,8 +59,7 @@ export async function postAlerts(
 }
 
 /** Standard Webhooks, "Webhook headers". */
-function signatureHeaders(id: string, body: string, secret: string): Record<string, string> {
-  const at = new Date()
+function signatureHeaders(id: string, body: string, secret: string, at: Date): Record<string, string> {
   return {
     'webhook-id': id,
     'webhook-timestamp': String(Math.floor(at.getTime() / 1_000)),

@@ -1,5 +1,6 @@
 import type { Catalog, Stream } from '../catalog.ts'
 import { reached } from '../crash-point.ts'
+import type { Clock } from '../database-clock.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import { type Lifeline, SendingHeldError } from '../lifeline.ts'
@@ -33,6 +34,7 @@ type ClaimDeps = {
   readonly db: Database
   readonly boss: Boss
   readonly meter: Meter
+  readonly clock: Clock
   readonly catalog: { readonly current: Catalog }
   readonly lifeline: Pick<Lifeline, 'noteClaims'>
   readonly worker: () => number
@@ -91,7 +93,7 @@ export async function claimMail(
       const again = messages.flatMap((message) => jobAgain(message, putBack.get(message.id)))
       if (again.length > 0) await boss.insert(queue, again, within(trx))
       idleJobs = idle.length
-      const closedMs = await closedTimes(trx, stream, messages)
+      const closedMs = await closedTimes(trx, stream, messages, deps.clock.now())
       claims = taking
         .filter(({ message }) => !putBack.has(message.id))
         .map((claim) => ({ ...claim, closedMs: closedMs.get(claim.message.id) ?? 0 }))
@@ -125,9 +127,10 @@ async function closedTimes(
   trx: Transaction,
   stream: Stream,
   messages: readonly queries.ClaimedMessage[],
+  now: number,
 ): Promise<ReadonlyMap<string, number>> {
   if (!stream.hasSendWindow) return new Map()
-  const old = messages.filter((message) => Date.now() - waitsSince(message).getTime() > stream.maxAgeMs)
+  const old = messages.filter((message) => now - waitsSince(message).getTime() > stream.maxAgeMs)
   if (old.length === 0) return new Map()
   return queries.readClosedTimes(
     trx,

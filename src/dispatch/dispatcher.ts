@@ -1,6 +1,7 @@
 import type { BounceAddresses } from '../bounce-address.ts'
 import type { Catalog, Stream } from '../catalog.ts'
 import { reached } from '../crash-point.ts'
+import type { Clock } from '../database-clock.ts'
 import type { Database } from '../db/pool.ts'
 import type { Lifeline } from '../lifeline.ts'
 import type { Log } from '../log.ts'
@@ -73,6 +74,7 @@ export type DispatchDeps = {
   readonly boss: Boss
   readonly bells: Bells
   readonly meter: Meter
+  readonly clock: Clock
   readonly log: Log
   readonly catalog: { readonly current: Catalog }
   readonly settler: Settler
@@ -100,8 +102,9 @@ export class Dispatcher {
   readonly #abort = new AbortController()
   /** Claims whose commit was never answered: they may be ours. */
   #doubtful: readonly Claim[] = []
-  #claimedAt = 0
-  #sentAt = 0
+  // These by performance.now(): the clock on the wall may be set.
+  #claimedAt = Number.NEGATIVE_INFINITY
+  #sentAt = Number.NEGATIVE_INFINITY
   #waryUntil = 0
   /** Until then mail comes back that this dispatcher has put back for a limited domain. */
   #turnsUntil = 0
@@ -153,11 +156,11 @@ export class Dispatcher {
     const free = stream.slots - this.#inFlight.size
     // Fetching for a single free slot would cost a transaction a message: wait until a few are free, but not
     // for sends that hang.
-    const isPatient = Date.now() - this.#claimedAt < GATHER_SLOTS_MS
+    const isPatient = performance.now() - this.#claimedAt < GATHER_SLOTS_MS
     if (free < (isPatient ? Math.ceil(stream.slots / 3) : 1)) return false
-    const isCold = this.#isWatched() && Date.now() - this.#sentAt > COLD_MS
+    const isCold = this.#isWatched() && performance.now() - this.#sentAt > COLD_MS
     if (isCold && this.#inFlight.size > 0 && isPatient) return false
-    this.#claimedAt = Date.now()
+    this.#claimedAt = performance.now()
     const want = isCold && this.#inFlight.size === 0 ? 1 : wantOf(transport, free)
     const places = queues.map((queue) => this.#placeOf(stream, queue))
     const grant = await this.#takeTokens(stream, want, transport, places)
@@ -183,7 +186,7 @@ export class Dispatcher {
       await this.#claimFrom(places, grant.granted, ({ claims, ...taken }) => {
         claimed += claims.length
         fetched += taken.fetched
-        this.#turnsUntil = Math.max(this.#turnsUntil, Date.now() + taken.comesBackMs)
+        this.#turnsUntil = Math.max(this.#turnsUntil, performance.now() + taken.comesBackMs)
         // A batch leaves when it is complete: a request of its own for each claim would be several for one token.
         if (transport.batch === undefined) this.#launch(stream, transport, claims)
         else batch.push(...claims)
@@ -225,7 +228,7 @@ export class Dispatcher {
   }
 
   #idleMs(): number {
-    return Date.now() < this.#turnsUntil ? TURNS_LOOK_MS : IDLE_MS
+    return performance.now() < this.#turnsUntil ? TURNS_LOOK_MS : IDLE_MS
   }
 
   #placeOf(stream: Stream, queue: string): ClaimPlace {
@@ -240,7 +243,7 @@ export class Dispatcher {
 
   #isSuspect(): boolean {
     const isWell = this.#deps.catalog.current.providers.get(this.#provider)?.isWell === true
-    return !isWell || Date.now() < this.#waryUntil
+    return !isWell || performance.now() < this.#waryUntil
   }
 
   /** Each claim is handed on before the next is made: an error in that one must not leave it lying. */
@@ -276,7 +279,7 @@ export class Dispatcher {
     for (let start = 0; start < claims.length; start += size) {
       const send = this.#send(stream, transport, claims.slice(start, start + size)).finally(() => {
         this.#inFlight.delete(send)
-        this.#sentAt = Date.now()
+        this.#sentAt = performance.now()
         this.loop.bell.ring()
       })
       this.#inFlight.add(send)
@@ -351,7 +354,7 @@ export class Dispatcher {
     const telling = fault ?? outcomes[0]
     if (telling === undefined) return undefined
     this.#measureRequest(seconds, fault !== undefined)
-    if (fault !== undefined) this.#waryUntil = Date.now() + WARY_MS
+    if (fault !== undefined) this.#waryUntil = performance.now() + WARY_MS
     await this.#deps.health.note(this.#provider, isSecret ? quiet(telling) : telling, this.#isSuspect())
     return fault
   }
@@ -402,7 +405,7 @@ export class Dispatcher {
       claimedAt: message.claimed_at,
       provider: this.#provider,
       recipients: envelopeOf(message).to,
-      ageMs: Date.now() - waitsSince(message).getTime() - closedMs,
+      ageMs: this.#deps.clock.now() - waitsSince(message).getTime() - closedMs,
     }
     const settled =
       outcome === undefined
@@ -422,7 +425,7 @@ export class Dispatcher {
       settlement,
       place: { stream: stream.name, provider: this.#provider },
       dueAt: dueAt(stream, message),
-      endedAt: new Date(),
+      endedAt: new Date(this.#deps.clock.now()),
     })
   }
 

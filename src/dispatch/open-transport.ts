@@ -1,3 +1,4 @@
+import { type Clock, MACHINE_CLOCK } from '../database-clock.ts'
 import { HttpClient, type HttpTimeouts } from './http/client.ts'
 import { createApiTransport, type MailApi } from './http/mail-api.ts'
 import { mailgunApi } from './http/mailgun.ts'
@@ -25,6 +26,8 @@ export type TransportSettings = {
   /** A function where it changes while the transport is open. */
   readonly maxConnections: number | (() => number)
   readonly timeouts?: HttpTimeouts
+  /** Signatures and the resets that providers name are about the true time. Absent: this machine's clock. */
+  readonly clock?: Clock
 }
 
 export type SettingsFault =
@@ -60,7 +63,7 @@ export function openTransport(settings: TransportSettings): Transport {
   if (transport === 'smtp') return openSmtp(settings)
   const { api, baseUrl } = openApi(transport, settings)
   const client = new HttpClient({ baseUrl, maxConnections, ...(timeouts === undefined ? {} : { timeouts }) })
-  return createApiTransport(api, client)
+  return createApiTransport(api, client, settings.clock ?? MACHINE_CLOCK)
 }
 
 function openSmtp(settings: TransportSettings): Transport {
@@ -142,6 +145,7 @@ function openSes(settings: TransportSettings): { api: MailApi; baseUrl: URL } {
     secretAccessKey,
     ...(sessionToken === undefined ? {} : { sessionToken }),
     ...(configurationSet === undefined ? {} : { configurationSet }),
+    clock: settings.clock ?? MACHINE_CLOCK,
   })
   return { api, baseUrl }
 }

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { reached } from '../crash-point.ts'
+import type { Clock } from '../database-clock.ts'
 import type { Database } from '../db/pool.ts'
 import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction } from '../db/transaction.ts'
@@ -26,7 +27,13 @@ export type Outcome = {
   readonly endedAt: Date
 }
 
-type SettlerDeps = { readonly db: Database; readonly boss: Boss; readonly log: Log; readonly meter: Meter }
+type SettlerDeps = {
+  readonly db: Database
+  readonly boss: Boss
+  readonly log: Log
+  readonly meter: Meter
+  readonly clock: Clock
+}
 
 const BUNDLE = 500
 const RETRY_PAUSE_MS = 250
@@ -44,15 +51,17 @@ export class Settler {
   readonly #boss: Boss
   readonly #log: Log
   readonly #meter: Meter
+  readonly #clock: Clock
   #waiting: Outcome[] = []
   #writing: Promise<void> | undefined
   #limit: AbortSignal | undefined
 
-  constructor({ db, boss, log, meter }: SettlerDeps) {
+  constructor({ db, boss, log, meter, clock }: SettlerDeps) {
     this.#db = db
     this.#boss = boss
     this.#log = log
     this.#meter = meter
+    this.#clock = clock
   }
 
   /** Outcomes that are not written yet. Whoever sees many of them claims no more: all would be unknown if we died. */
@@ -128,7 +137,7 @@ export class Settler {
         const ours = outcomes.filter((outcome) => ids.has(outcome.settlement.id))
         const refusals = refusalsOf(
           ours.map(({ settlement }) => settlement),
-          new Date(),
+          new Date(this.#clock.now()),
         )
         if (refusals.length > 0) await queries.suppressRefused(trx, refusals)
         for (const [queue, jobs] of Map.groupBy(ours, (outcome) => outcome.queue)) {

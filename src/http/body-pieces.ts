@@ -12,10 +12,10 @@ export async function* readPieces(
 ): AsyncGenerator<Uint8Array> {
   if (request.body === null) return
   const reader: ReadableStreamDefaultReader<Uint8Array> = request.body.getReader()
-  const end = Date.now() + totalMs
+  const end = performance.now() + totalMs
   try {
     for (;;) {
-      const piece = await within(reader.read(), Math.min(silenceMs, end - Date.now()))
+      const piece = await within(reader.read(), Math.min(silenceMs, end - performance.now()))
       if (piece.done) return
       yield piece.value
     }

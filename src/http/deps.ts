@@ -1,4 +1,5 @@
 import type { Catalog, Stream } from '../catalog.ts'
+import type { Clock } from '../database-clock.ts'
 import type { Database } from '../db/pool.ts'
 import type { Keyring } from '../keys/keyring.ts'
 import type { Log } from '../log.ts'
@@ -93,6 +94,8 @@ export type WebhookReceipt = 'taken' | 'no_such_endpoint' | 'refused' | 'put_off
 export type AppDeps = {
   readonly db: Database
   readonly log: Log
+  /** The database's: what a moment of a message is compared with. */
+  readonly clock: Clock
   readonly keyring: Keyring
   readonly catalog: { readonly current: Catalog }
   readonly maxBodyBytes: number

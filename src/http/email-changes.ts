@@ -21,7 +21,7 @@ export const rescheduleSchema = z.strictObject({
 export async function rescheduleEmail(deps: AppDeps, c: Context): Promise<Response> {
   const id = emailIdOf(c)
   const { scheduled_at: given } = parseBody(rescheduleSchema, await readJson(c))
-  const read = readScheduledAt(given, Date.now())
+  const read = readScheduledAt(given, deps.clock.now())
   if (!read.ok) throw new ApiError('validation_error', `Invalid \`scheduled_at\`: ${read.reason}.`)
   const state = await change(deps, id, () => queries.reschedule(deps.db, id, new Date(read.at)))
   if (state !== 'scheduled') throw tooLate('rescheduled', state)
@@ -42,7 +42,7 @@ async function change(
   id: string,
   attempt: () => Promise<MessageState | null>,
 ): Promise<MessageState> {
-  const until = Date.now() + DOOR_WAIT_MS
+  const until = performance.now() + DOOR_WAIT_MS
   for (let pauseMs = FIRST_PAUSE_MS; ; pauseMs *= 2) {
     const state = await attempt()
     if (state !== null) return state
@@ -53,7 +53,7 @@ async function change(
       if (late !== null) return late
       throw emailNotFound()
     }
-    if (Date.now() > until) {
+    if (performance.now() > until) {
       throw new ApiError(
         'service_unavailable',
         'The email was accepted a moment ago and is not stored yet. Repeat the request in a second.',

@@ -13,7 +13,7 @@ export class FailedAttempts {
   /** All windows are equally long, so the eldest is first. */
   readonly #windows = new Map<string, { failures: number; readonly until: number }>()
 
-  constructor(now: () => number = Date.now) {
+  constructor(now: () => number = () => performance.now()) {
     this.#now = now
   }
 

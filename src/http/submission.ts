@@ -1,5 +1,5 @@
 import { isUtf8 } from 'node:buffer'
-import { createHash, randomUUIDv7 } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import type { Context } from 'hono'
 import { DEFAULT_STREAM, type Stream } from '../catalog.ts'
 import { ApiError, type Problem } from '../errors.ts'
@@ -9,6 +9,7 @@ import type { AttachmentContent } from '../message/message-attachments.ts'
 import { parseMessage } from '../message/message-schema.ts'
 import type { Door } from '../message/message-shape.ts'
 import { NO_KEYS } from '../sealer.ts'
+import { uuid7 } from '../uuid7.ts'
 import { withoutContents } from './attachments.ts'
 import type { AppDeps, Submission } from './deps.ts'
 import { checkMay } from './permission.ts'
@@ -45,19 +46,19 @@ export type SubmissionContext = {
  * when the caller's key may not send it, however many others it comes with.
  */
 export function readSubmission(
-  deps: Pick<AppDeps, 'catalog' | 'messageLimits' | 'sealer'>,
+  deps: Pick<AppDeps, 'catalog' | 'clock' | 'messageLimits' | 'sealer'>,
   body: unknown,
   context: SubmissionContext,
 ): ReadSubmission {
   const { caller, idempotencyKey, defaultStream = DEFAULT_STREAM, door } = context
   const { sealer = NO_KEYS } = deps
-  const parsed = parseMessage(body, deps.messageLimits, undefined, door)
+  const parsed = parseMessage(body, deps.messageLimits, deps.clock.now(), door)
   if (!parsed.ok) return parsed
   const name = parsed.message.stream ?? defaultStream
   checkMay(caller, parsed.message, name)
   const stream = deps.catalog.current.streams.get(name)
   if (stream === undefined) return { ok: false, problem: noSuchStream(deps, name) }
-  const id = randomUUIDv7()
+  const id = uuid7(deps.clock.now())
   const isSecret = isSensitive(parsed.message, stream)
   if (isSecret && !sealer.canSeal) return { ok: false, problem: noKeyProblem(parsed.message, stream) }
   // What goes on is put into words again, not passed on: nothing but JSON as we write it.

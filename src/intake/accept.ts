@@ -91,7 +91,7 @@ export class Acceptor {
     reached('intake.received')
     const waits = !mayBuffer || row.idempotencyKey !== null
     const waiter: Waiter | undefined = waits
-      ? { row, moved: Promise.withResolvers(), since: Date.now() }
+      ? { row, moved: Promise.withResolvers(), since: performance.now() }
       : undefined
     if (waiter !== undefined) this.#waiting.set(row.id, waiter)
     const isAppended = await Promise.race([this.#append(row).then(() => true), deadline])
@@ -185,7 +185,9 @@ export class Acceptor {
   #lookLater(): void {
     if (this.#lookTimer !== undefined || this.#waiting.size === 0) return
     this.#lookTimer = setTimeout(async () => {
-      const overdue = [...this.#waiting.values()].filter((each) => Date.now() - each.since >= FIRST_LOOK_MS)
+      const overdue = [...this.#waiting.values()].filter(
+        (each) => performance.now() - each.since >= FIRST_LOOK_MS,
+      )
       try {
         if (overdue.length > 0) await this.#look(overdue)
         this.#lookMs = overdue.length > 0 ? Math.min(this.#lookMs * 2, LAST_LOOK_MS) : FIRST_LOOK_MS

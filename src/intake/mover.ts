@@ -1,4 +1,3 @@
-import { randomUUIDv7 } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Catalog } from '../catalog.ts'
 import { reached } from '../crash-point.ts'
@@ -15,6 +14,7 @@ import type { Boss } from '../queue/boss.ts'
 import { announceProcessing, enqueueProcessing } from '../queue/processing-jobs.ts'
 import { QueueFront } from '../queue/queue-front.ts'
 import { NO_KEYS, type Sealer } from '../sealer.ts'
+import { uuid7 } from '../uuid7.ts'
 import { settleAttachments } from './attachments.ts'
 import { type ExaminedRow, examine, refuse } from './examine.ts'
 import { type MoveOutcome, settleIdempotency } from './idempotency.ts'
@@ -172,7 +172,11 @@ async function storeOneByOne(
       const reason = `The database refused this row (${sqlState(error)}); its id ${row.id} may be in use already.`
       // As a JSON string: whatever it is that Postgres will not read, it stays what was given, to the letter.
       const message = JSON.stringify(row.given.slice(0, KEPT_CHARS))
-      const refused = seal({ ...refuse(examined, 'unstorable', reason), id: randomUUIDv7(), message })
+      const refused = seal({
+        ...refuse(examined, 'unstorable', reason),
+        id: uuid7(Date.parse(row.accepted_at)),
+        message,
+      })
       await queries.releaseKey(trx, row.id)
       await queries.storeMessages(trx, [refused])
       outcomes.set(row.id, { kind: 'dead', reason })

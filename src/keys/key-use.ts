@@ -21,7 +21,7 @@ export class KeyUse {
   readonly #pending = new Set<string>()
   #timer: NodeJS.Timeout | undefined
 
-  constructor(db: Database, log: Log, now: () => number = Date.now) {
+  constructor(db: Database, log: Log, now: () => number = () => performance.now()) {
     this.#db = db
     this.#log = log
     this.#now = now

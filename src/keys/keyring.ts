@@ -50,7 +50,7 @@ export class Keyring {
     this.#db = db
     this.#bootstrapHash = bootstrapKey === undefined ? undefined : sha256(bootstrapKey)
     this.#onUse = options.onUse ?? (() => undefined)
-    this.#now = options.now ?? Date.now
+    this.#now = options.now ?? (() => performance.now())
   }
 
   /** With `mayAsk` false the database is asked only about keys that were right before. */

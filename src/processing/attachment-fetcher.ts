@@ -67,7 +67,7 @@ export class AttachmentFetcher {
   ): Promise<FetchedContent> {
     const name = isSensitive ? `sealed ${path}` : path
     const known = this.#recent.get(name)
-    if (known !== undefined && Date.now() - known.since < REUSED_MS) return known.answer
+    if (known !== undefined && performance.now() - known.since < REUSED_MS) return known.answer
     const answer = this.#fetchAnew(path, isSensitive)
     this.#remember(name, answer)
     try {
@@ -85,7 +85,7 @@ export class AttachmentFetcher {
 
   #remember(name: string, answer: Promise<FetchedContent>): void {
     this.#recent.delete(name)
-    this.#recent.set(name, { answer, since: Date.now() })
+    this.#recent.set(name, { answer, since: performance.now() })
     const [oldest] = this.#recent.keys()
     if (this.#recent.size > MAX_REUSED && oldest !== undefined) this.#recent.delete(oldest)
   }

@@ -14,6 +14,7 @@ export type DutyDeps = {
   readonly log: Log
   readonly meter: Meter
   readonly lifeline: { look(): Promise<void> }
+  readonly clock: { look(): Promise<void> }
   readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
   /** Identifies this process's rows in the tables of measures. */
   readonly process: string
@@ -26,8 +27,9 @@ const HOURLY_MS = 3_600_000
 
 /** All the upkeep there is, in the order in which it is done. */
 export function createDuties(deps: DutyDeps): readonly Duty[] {
-  const { db, log, meter, catalog, lifeline, process, rescue } = deps
+  const { db, log, meter, clock, catalog, lifeline, process, rescue } = deps
   return [
+    everySecond('clock', () => clock.look()),
     everySecond('look at the lifeline', () => lifeline.look()),
     everySecond('catalog', () => catalog.refresh()),
     ...(rescue === undefined ? [] : [everySecond('rescue', rescue)]),

@@ -1,4 +1,5 @@
 import { reached } from '../crash-point.ts'
+import type { Clock } from '../database-clock.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction } from '../db/transaction.ts'
 import { SendingHeldError } from '../lifeline.ts'
@@ -34,6 +35,7 @@ export type DelivererDeps = RequestDeps & {
   readonly boss: Boss
   readonly bells: Bells
   readonly log: Log
+  readonly clock: Clock
   /** This worker's number, as registered now. */
   readonly worker: () => number
   readonly random: () => number
@@ -145,15 +147,16 @@ export class Deliverer {
   }
 
   async #tell(claim: queries.Claimed, worker: number): Promise<void> {
-    const startedAt = Date.now()
+    const at = new Date(this.#deps.clock.now())
+    const startedAt = performance.now()
     const answer = await this.#answerTo(claim)
     reached('webhook.told')
     const { state, delayMs, isGone } = judge(answer, claim.tries, this.#deps.random)
     const { status, response, error, isAborted } = answer
     const outcome = {
       ...{ id: claim.id, worker, state, delay_ms: delayMs, counts: !isAborted, status, response, error },
-      at: new Date(startedAt).toISOString(),
-      duration_ms: Date.now() - startedAt,
+      at: at.toISOString(),
+      duration_ms: Math.round(performance.now() - startedAt),
     }
     this.#ended = [...this.#ended, { outcome, isGone }]
   }
@@ -186,7 +189,8 @@ export class Deliverer {
       const again = kept.filter(({ outcome }) => outcome.delay_ms !== null)
       const jobs = again.map(({ outcome }) => ({
         id: jobIdOf(outcome.id),
-        startAfter: new Date(Date.now() + (outcome.delay_ms ?? 0)),
+        // Counted by the database, from its own clock.
+        startAfter: `${(outcome.delay_ms ?? 0) / 1_000} seconds`,
       }))
       if (jobs.length > 0) await boss.insert(this.#queue, jobs, within(trx))
       const reason = await queries.noteHealth(trx, this.#endpoint, healthOf(kept))

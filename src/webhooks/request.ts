@@ -1,3 +1,4 @@
+import type { Clock } from '../database-clock.ts'
 import { GuardedFetchError, guardedFetch, type ResolvedAddress } from '../network/guarded-fetch.ts'
 import type { ListedHost } from '../network/listed-hosts.ts'
 import { webhookTarget } from '../webhook-target.ts'
@@ -12,6 +13,8 @@ const KEPT_BYTES = 1_024
 export type RequestDeps = {
   /** SLUICE_WEBHOOK_HOSTS. */
   readonly hosts: readonly ListedHost[]
+  /** Receivers refuse a signature that is minutes old: the database's clock, whatever this machine's is. */
+  readonly clock: Clock
   readonly lookup?: (hostname: string) => Promise<readonly ResolvedAddress[]>
   readonly timeoutMs?: number
 }
@@ -37,7 +40,7 @@ export async function postWebhook(
       headers: {
         'Content-Type': 'application/json',
         'User-Agent': 'Sluice-Webhooks/1',
-        ...signatureHeaders({ id, body, secrets, at: new Date() }),
+        ...signatureHeaders({ id, body, secrets, at: new Date(deps.clock.now()) }),
       },
       body: Buffer.from(body),
       timeoutMs: deps.timeoutMs ?? TIMEOUT_MS,

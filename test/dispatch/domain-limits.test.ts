@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import type { KyselyPlugin } from 'kysely'
 import { type Catalog, readCatalog } from '../../src/catalog.ts'
+import { MACHINE_CLOCK } from '../../src/database-clock.ts'
 import { openPool } from '../../src/db/pool.ts'
 import { claimMail } from '../../src/dispatch/claims.ts'
 import { createLog } from '../../src/log.ts'
@@ -207,6 +208,7 @@ async function prepareClaims(t: TestContext) {
         db: db.withPlugin(recorder),
         boss,
         meter: new Meter(),
+        clock: MACHINE_CLOCK,
         catalog: { current },
         lifeline: { noteClaims: () => undefined },
         worker: () => worker?.number ?? 0,

@@ -1,5 +1,6 @@
 import { createBounceAddresses } from '../../src/bounce-address.ts'
 import { readCatalog } from '../../src/catalog.ts'
+import { MACHINE_CLOCK } from '../../src/database-clock.ts'
 import { openPool } from '../../src/db/pool.ts'
 import type { FeedbackEvent } from '../../src/feedback/event.ts'
 import type { PinnedFetch } from '../../src/feedback/pinned-fetch.ts'
@@ -69,6 +70,7 @@ export async function openFeedback(database: TestDatabase) {
   const app = createApp({
     db,
     log,
+    clock: MACHINE_CLOCK,
     keyring: new Keyring(db, TEST_KEY),
     catalog: { current: await readCatalog(db) },
     maxBodyBytes: 100_000,

@@ -5,6 +5,7 @@ import { text } from 'node:stream/consumers'
 import { before, describe, test } from 'node:test'
 import { Client } from 'pg'
 import { readCatalog } from '../../src/catalog.ts'
+import { MACHINE_CLOCK } from '../../src/database-clock.ts'
 import { createApp } from '../../src/http/app.ts'
 import { Keyring } from '../../src/keys/keyring.ts'
 import { createLog } from '../../src/log.ts'
@@ -182,6 +183,7 @@ test('a fault of our own is 500 and says nothing of the database', async () => {
   const app = createApp({
     db: service.db,
     log,
+    clock: MACHINE_CLOCK,
     keyring: new Keyring(service.db, TEST_KEY),
     catalog: { current: await readCatalog(service.db) },
     maxBodyBytes: MAX_BODY_BYTES,

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Resend } from 'resend'
 import { Webhook } from 'standardwebhooks'
+import { MACHINE_CLOCK } from '../../src/database-clock.ts'
 import { type ListedHost, parseListedHost } from '../../src/network/listed-hosts.ts'
 import { webhookTarget } from '../../src/webhook-target.ts'
 import { postWebhook } from '../../src/webhooks/request.ts'
@@ -26,7 +27,11 @@ function post(
   deps: Partial<Parameters<typeof postWebhook>[0]> = {},
   signal: AbortSignal = NEVER,
 ) {
-  return postWebhook({ hosts: [], ...deps }, { id: 'msg_1', url, body: BODY, secrets: [NEW] }, signal)
+  return postWebhook(
+    { hosts: [], clock: MACHINE_CLOCK, ...deps },
+    { id: 'msg_1', url, body: BODY, secrets: [NEW] },
+    signal,
+  )
 }
 
 test('the example of Svix is signed as Svix signs it', () => {

@@ -37,7 +37,8 @@ type Pass = {
  */
 export const longTransaction = failureRun<Scale>({
   name: 'long-transaction',
-  promise: 'a transaction that stays open and holds vacuum back loses nothing, and mail goes on at half the usual rate at least',
+  promise:
+    'a transaction that stays open and holds vacuum back loses nothing, and mail goes on at half the usual rate at least',
   limitMinutes: 90,
   full: { messages: Number(process.env.LT ?? 1_000_000), leastShare: 0.5 },
   short: { messages: 1_000, leastShare: undefined },
@@ -116,7 +117,9 @@ async function passMessages(scene: Scene, server: KillablePostgres, options: Pas
     if (done() - last >= count / WINDOWS) {
       marks.push(markOf(server, done()))
       const { perS, postgresMsEach } = stretchOf(marks.slice(-2))
-      scene.say(`${database}, ${done()}: ${Math.round(perS)}/s, Postgres ${postgresMsEach.toFixed(2)} ms each`)
+      scene.say(
+        `${database}, ${done()}: ${Math.round(perS)}/s, Postgres ${postgresMsEach.toFixed(2)} ms each`,
+      )
     }
     if (fed < count && fed - done() < WAITING) {
       const some = Math.min(FEED, count - fed)

@@ -1,5 +1,6 @@
 import { hash } from 'node:crypto'
 import type { z } from 'zod'
+import type { Clock } from '../../database-clock.ts'
 import type { OutgoingMail } from '../compose.ts'
 import { composed } from '../composed.ts'
 import type { MailContent } from '../mime/mail-content.ts'
@@ -95,8 +96,8 @@ export function jsonRequest(
 }
 
 /** Sends over a provider's API. Never sends anything twice by itself. */
-export function createApiTransport(api: MailApi, client: HttpClient): Transport {
-  const deps: ApiDeps = { api, client, now: Date.now }
+export function createApiTransport(api: MailApi, client: HttpClient, clock: Clock): Transport {
+  const deps: ApiDeps = { api, client, now: () => clock.now() }
   const { batch } = api
   return {
     send: (outgoing, signal, isStillOurs) => sendOne({ ...deps, isStillOurs }, outgoing, signal),

@@ -1,5 +1,6 @@
 import { AwsV4Signer } from 'aws4fetch'
 import { z } from 'zod'
+import type { Clock } from '../../database-clock.ts'
 import { type CheckAnswer, type CheckResult, unreadable } from './api-check.ts'
 import type { HttpAnswer, HttpRequest } from './client.ts'
 import { Base64Bytes } from './json-body.ts'
@@ -15,6 +16,7 @@ export type SesSettings = {
   readonly secretAccessKey: string
   readonly sessionToken?: string
   readonly configurationSet?: string
+  readonly clock: Clock
 }
 
 /** docs.aws.amazon.com/ses/latest/dg/quotas.html: 40 MB a message for API v2, its attachments in base64. */
@@ -128,7 +130,7 @@ async function signed(settings: SesSettings, piece: Piece): Promise<HttpRequest>
 }
 
 async function signatureOf(
-  { baseUrl, region, accessKeyId, secretAccessKey, sessionToken }: SesSettings,
+  { baseUrl, region, accessKeyId, secretAccessKey, sessionToken, clock }: SesSettings,
   method: 'GET' | 'POST',
   path: string,
   plain?: HttpRequest,
@@ -140,6 +142,8 @@ async function signatureOf(
     accessKeyId,
     secretAccessKey,
     service: 'ses',
+    // AWS refuses what was signed more than five minutes ago, or in the future.
+    datetime: new Date(clock.now()).toISOString().replace(/[:-]|\.\d{3}/g, ''),
     region,
     ...(sessionToken === undefined ? {} : { sessionToken }),
   }).sign()

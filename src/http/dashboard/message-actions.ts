@@ -11,7 +11,7 @@ import { wordsIn } from './input.ts'
 import { settleUnknown } from './message-queries.ts'
 import type { Notice } from './notice.ts'
 
-type Deps = Pick<AppDeps, 'db' | 'log'>
+type Deps = Pick<AppDeps, 'clock' | 'db' | 'log'>
 
 const PATH = '/dashboard/messages/:id'
 
@@ -23,7 +23,7 @@ export function addMessageActions(routes: Hono<DashboardEnv>, deps: Deps): void 
   routes.post(`${PATH}/reschedule`, (c) => {
     const given = wordsIn(c.get('form'), 'at') ?? ''
     const reschedule = async (id: string) => {
-      const read = readScheduledAt(given, Date.now())
+      const read = readScheduledAt(given, deps.clock.now())
       if (!read.ok) throw new ApiError('validation_error', `Send it: ${read.reason}.`)
       return queries.reschedule(deps.db, id, new Date(read.at))
     }

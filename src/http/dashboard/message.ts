@@ -10,7 +10,7 @@ import { addMessageActions } from './message-actions.ts'
 import { messagePage, type ShownMessage } from './message-page.ts'
 import { factsOf } from './message-queries.ts'
 
-type Deps = Pick<AppDeps, 'db' | 'log' | 'catalog' | 'messageLimits'>
+type Deps = Pick<AppDeps, 'clock' | 'db' | 'log' | 'catalog' | 'messageLimits'>
 
 /** `/dashboard/messages/:id`: where it stands and why, what happened to it, and what can be done. */
 export function addMessage(routes: Hono<DashboardEnv>, deps: Deps): void {

@@ -1,4 +1,5 @@
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
+import type { Clock } from '../../database-clock.ts'
 import type { Database } from '../../db/pool.ts'
 import { hashesOf } from '../../keys/key-format.ts'
 import type { Keyring } from '../../keys/keyring.ts'
@@ -32,14 +33,13 @@ export type Sessions = {
 type SessionDeps = {
   readonly db: Database
   readonly keyring: Pick<Keyring, 'holderOf'>
-  /** Milliseconds since the epoch. */
-  readonly now?: () => number
+  readonly clock: Clock
 }
 
 /** `<key id>.<seconds since the epoch>.<nonce>.<proof>` */
 const TOKEN = /^([a-z0-9]{1,20})\.(\d{1,12})\.([\w-]{22})\.([\w-]{43})$/
 
-export function createSessions({ db, keyring, now = Date.now }: SessionDeps): Sessions {
+export function createSessions({ db, keyring, clock }: SessionDeps): Sessions {
   let secret: Promise<Buffer> | undefined
   // Read when somebody first comes: most processes never show a page. A failure is not kept.
   const keyOf = () => {
@@ -55,14 +55,14 @@ export function createSessions({ db, keyring, now = Date.now }: SessionDeps): Se
       const holder = await keyring.holderOf(keyId)
       const hash = holder?.hashes.find((each) => given.some((text) => text.equals(each)))
       if (hash === undefined) return undefined
-      const expiresAt = Math.floor(now() / 1_000) + SESSION_S
+      const expiresAt = Math.floor(clock.now() / 1_000) + SESSION_S
       const named = `${keyId}.${expiresAt}.${randomBytes(16).toString('base64url')}`
       return `${named}.${proofOf(await keyOf(), named, hash)}`
     },
     async read(token) {
       const [whole, keyId = '', expiry = '', nonce = '', proof = ''] = TOKEN.exec(token) ?? []
       const expiresAt = new Date(Number(expiry) * 1_000)
-      if (whole === undefined || expiresAt.getTime() <= now()) return undefined
+      if (whole === undefined || expiresAt.getTime() <= clock.now()) return undefined
       const holder = await keyring.holderOf(keyId)
       const named = `${keyId}.${expiry}.${nonce}`
       const key = await keyOf()

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
+import { MACHINE_CLOCK } from '../../../src/database-clock.ts'
 import { type MailApi, outcomeOf, type Piece } from '../../../src/dispatch/http/mail-api.ts'
 import { mailgunApi } from '../../../src/dispatch/http/mailgun.ts'
 import { postmarkApi } from '../../../src/dispatch/http/postmark.ts'
@@ -15,6 +16,7 @@ const ses = {
   region: 'eu-west-1',
   accessKeyId: 'A',
   secretAccessKey: 'key',
+  clock: MACHINE_CLOCK,
 }
 /** The API, and the one status it accepts a mail with. */
 const APIS: readonly (readonly [string, MailApi, number])[] = [

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { createServer } from 'node:net'
 import { test } from 'node:test'
+import { MACHINE_CLOCK } from '../../../src/database-clock.ts'
 import { HttpClient } from '../../../src/dispatch/http/client.ts'
 import { createApiTransport } from '../../../src/dispatch/http/mail-api.ts'
 import { resendApi } from '../../../src/dispatch/http/resend.ts'
@@ -207,7 +208,7 @@ test('over TLS a connection carries one mail after the other, and a reset after 
     maxConnections: 1,
     ca: STAND_IN_CERTIFICATE,
   })
-  const transport = createApiTransport(resendApi({ apiKey: STAND_IN_KEY }), client)
+  const transport = createApiTransport(resendApi({ apiKey: STAND_IN_KEY }), client, MACHINE_CLOCK)
   t.after(() => transport.close())
   const verdicts = []
   for (let i = 0; i < 3; i += 1) verdicts.push(verdict(await transport.send(toOne(i))))

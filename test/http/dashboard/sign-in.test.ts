@@ -155,7 +155,7 @@ describe('the session', () => {
     t.after(() => pool.close())
     let now = Date.now()
     const keyring = new Keyring(pool.db, undefined)
-    const sessions = createSessions({ db: pool.db, keyring, now: () => now })
+    const sessions = createSessions({ db: pool.db, keyring, clock: { now: () => now } })
     const caller = await keyring.identify(key)
     const token = caller && (await sessions.open(caller, key))
     assert.ok(caller && token)
