@@ -2,10 +2,14 @@ import type { FailureRun } from './run.ts'
 import { apiKilled } from './runs/api-killed.ts'
 import { bothKilled } from './runs/both-killed.ts'
 import { crashPoints } from './runs/crash-points.ts'
+import { dueAtOnce } from './runs/due-at-once.ts'
+import { longTransaction } from './runs/long-transaction.ts'
 import { races } from './runs/races.ts'
 import { restoredBackup } from './runs/restored-backup.ts'
 import { rollingRestart } from './runs/rolling-restart.ts'
+import { soak } from './runs/soak.ts'
 import { webhookStorm } from './runs/webhook-storm.ts'
+import { workerClock } from './runs/worker-clock.ts'
 import { workerStopped } from './runs/worker-stopped.ts'
 import { workersKilled } from './runs/workers-killed.ts'
 
@@ -20,4 +24,8 @@ export const RUNS: readonly FailureRun[] = [
   workerStopped,
   crashPoints,
   races,
+  workerClock,
+  dueAtOnce,
+  longTransaction,
+  soak,
 ]

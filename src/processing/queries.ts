@@ -16,13 +16,14 @@ export type AcceptedMessage = {
 /** As it is stored: of sensitive mail without its secrets, which are `sealed`. */
 export type LoadedMessage = AcceptedMessage & { readonly sealed: string | null }
 
-/** Those of the ids that still wait for processing, with what they hold. */
+/** Those of the ids that still wait for processing, with what they hold, in the order in which they came. */
 export async function loadAccepted(db: Database, ids: readonly string[]): Promise<LoadedMessage[]> {
   const { rows } = await sql<LoadedMessage>`/* processing.load */
     select m.id, m.priority, m.source, c.message, c.sealed
     from mail.message m
     join mail.message_content c on c.id = m.id
     where m.id = any (${ids}::uuid[]) and c.id = any (${ids}::uuid[]) and m.status = 'accepted'
+    order by m.seq
   `.execute(db)
   return rows
 }
