@@ -3,13 +3,12 @@
  * request at a time on each, answers read no further than needed to know where they end.
  */
 import { createConnection, type Socket } from 'node:net'
+import { isWhole } from './http-answer.ts'
 import type { LoadOrder, LoadReport } from './load.ts'
 import { orderMessage } from './order.ts'
 import { percentile } from './statistics.ts'
 
 const BODIES = 200
-const HEADER_END = Buffer.from('\r\n\r\n')
-const LAST_CHUNK = Buffer.from('0\r\n\r\n')
 
 type Tally = { readonly latenciesMs: number[]; readonly refused: Map<string, number>; broken: number }
 
@@ -27,15 +26,6 @@ function requestsFor({ url, key, isBuffered }: LoadOrder): Buffer[] {
     ]
     return Buffer.concat([Buffer.from(`${head.join('\r\n')}\r\n\r\n`), body])
   })
-}
-
-/** Whether `bytes` is a whole answer, by its length or its last chunk (RFC 9112 section 6). */
-function isWhole(bytes: Buffer): boolean {
-  const end = bytes.indexOf(HEADER_END)
-  if (end === -1) return false
-  const length = /content-length: (\d+)/i.exec(bytes.toString('latin1', 0, end))?.[1]
-  if (length === undefined) return bytes.subarray(-LAST_CHUNK.length).equals(LAST_CHUNK)
-  return bytes.length >= end + HEADER_END.length + Number(length)
 }
 
 function drive(socket: Socket, requests: readonly Buffer[], first: number, untilMs: number, tally: Tally) {

@@ -24,10 +24,21 @@ export function isMet({ bound, limit, measured }: Target): boolean {
   return bound === 'at least' ? measured >= limit : measured <= limit
 }
 
+export type BurstOptions = {
+  /** How much of the full size: of its mail and, unless `minutes` says otherwise, of its time. */
+  readonly scale: number
+  /** How long the first burst takes, however much mail it is. */
+  readonly minutes: number
+  readonly door: 'rest' | 'sql'
+  readonly streams: 'apart' | 'together'
+  readonly workers: number
+}
+
 export type BenchOptions = {
   readonly messages: number
   readonly runs: number
   readonly seconds: number
   readonly profileDir: string | undefined
+  readonly burst: BurstOptions
   readonly say: (line: string) => void
 }

@@ -122,11 +122,12 @@ function firstLine(child: ChildProcess, text: string): Promise<Readonly<Record<s
   return found.promise
 }
 
-/** Publishes the template of the benchmark, through the API. */
-export async function publishTemplate(url: string): Promise<void> {
-  const draft = { name: TEMPLATE_NAME, subject: SUBJECT, html: HTML, text: TEXT }
-  await post(`${url}/templates`, draft)
-  await post(`${url}/templates/${TEMPLATE_NAME}/publish`, {})
+const ORDER_TEMPLATE = { name: TEMPLATE_NAME, subject: SUBJECT, html: HTML, text: TEXT }
+
+/** Publishes a template through the API: that of the orders unless another is given. */
+export async function publishTemplate(url: string, template = ORDER_TEMPLATE): Promise<void> {
+  await post(`${url}/templates`, template)
+  await post(`${url}/templates/${template.name}/publish`, {})
 }
 
 async function post(url: string, body: object): Promise<void> {
