@@ -42,9 +42,10 @@ export async function prepareBatch(
   ])
   const offers = new Map(batch.map((each) => [each, offerOf(stream, each, deps.unsubscribeLinks)]))
   const given = (each: queries.AcceptedMessage) => streamVariables(stream, offers.get(each) ?? NO_OFFER)
+  const priority = Math.min(...batch.map((each) => each.priority))
   const [{ rendered, deferred }, texts] = await Promise.all([
-    render(deps.renderer, batch, templates, given),
-    deriveTexts(deps.renderer, batch),
+    render(deps.renderer, { batch, templates, given, priority }),
+    deriveTexts(deps.renderer, batch, priority),
   ])
   const provider = stream.route.find((name) => providers.has(name))
   const isAboutAlerts = ({ source }: queries.AcceptedMessage) =>
@@ -207,11 +208,17 @@ function recipientsOf({ message }: queries.AcceptedMessage): string[] {
   )
 }
 
+type ToRender = {
+  readonly batch: readonly queries.AcceptedMessage[]
+  readonly templates: Templates
+  /** The variables that the stream adds. */
+  readonly given: (accepted: queries.AcceptedMessage) => Readonly<Record<string, string>>
+  readonly priority: number
+}
+
 async function render(
   renderer: RenderPool,
-  batch: readonly queries.AcceptedMessage[],
-  templates: Templates,
-  given: (accepted: queries.AcceptedMessage) => Readonly<Record<string, string>>,
+  { batch, templates, given, priority }: ToRender,
 ): Promise<{ rendered: Map<string, RenderResult>; deferred: string[] }> {
   const requests: RenderRequest[] = []
   for (const each of batch) {
@@ -223,7 +230,7 @@ async function render(
     requests.push({ id, template: source, variables, derivesText: true })
   }
   if (requests.length === 0) return { rendered: new Map(), deferred: [] }
-  const { results, deferred } = await renderer.render(requests)
+  const { results, deferred } = await renderer.render(requests, priority)
   return { rendered: new Map(results.map((result) => [result.id, result])), deferred: [...deferred] }
 }
 
@@ -231,11 +238,13 @@ async function render(
 async function deriveTexts(
   renderer: RenderPool,
   batch: readonly queries.AcceptedMessage[],
+  priority: number,
 ): Promise<ReadonlyMap<string, string | undefined>> {
   const wanted = batch.flatMap(({ id, message: { html, text } }) =>
     html !== undefined && text === undefined ? [{ id, html }] : [],
   )
   if (wanted.length === 0) return new Map()
-  const texts = await renderer.deriveTexts(wanted.map(({ html }) => html))
+  const htmls = wanted.map(({ html }) => html)
+  const texts = await renderer.deriveTexts(htmls, priority)
   return new Map(wanted.map(({ id }, index) => [id, texts[index]]))
 }

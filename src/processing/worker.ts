@@ -4,7 +4,7 @@ import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 import { Loop } from '../loop.ts'
 import { within } from '../queue/boss.ts'
-import { dispatchQueue, jobPriority, processQueue } from '../queue/queues.ts'
+import { dispatchQueue, jobPriority, processQueue, urgentBell } from '../queue/queues.ts'
 import { NO_KEYS } from '../sealer.ts'
 import type { UnsubscribeLinks } from '../unsubscribe-links.ts'
 import {
@@ -14,6 +14,7 @@ import {
   FETCHING_PRIORITY,
   finishJobs,
   insertSingly,
+  type Wanted,
 } from './claims.ts'
 import { type FetchingDeps, FetchingLane, fetchingBell, hasRemote } from './fetching-lane.ts'
 import { prepareBatch } from './prepare.ts'
@@ -55,35 +56,50 @@ export type ProcessingDeps = FetchingDeps & {
   readonly unsubscribeLinks: UnsubscribeLinks
 }
 
-type Lane = 'batches' | 'alone'
+/**
+ * `urgent`: messages that are more urgent than their stream. In the rounds of the others they would wait for the one
+ * under way, and then go no faster than the hundreds they are processed with.
+ */
+type Lane = 'batches' | 'urgent' | 'alone'
 
-const FETCH = {
-  batches: { batchSize: JOBS_PER_ROUND, minPriority: 0 },
-  alone: { batchSize: 1, minPriority: ALONE_PRIORITY, maxPriority: ALONE_PRIORITY },
-} as const
+/** What a lane takes; undefined when there can be nothing for it. */
+function wantedBy(lane: Lane, stream: Stream): Wanted | undefined {
+  switch (lane) {
+    case 'batches':
+      return { batchSize: JOBS_PER_ROUND, minPriority: 0 }
+    case 'urgent':
+      if (stream.priority === 0) return undefined
+      return { batchSize: JOBS_PER_ROUND, minPriority: jobPriority(stream.priority) + 1 }
+    case 'alone':
+      return { batchSize: 1, minPriority: ALONE_PRIORITY, maxPriority: ALONE_PRIORITY }
+  }
+}
 
 /** What runs for one stream until it is stopped. */
 export type ProcessingLane = Pick<Loop, 'start' | 'stop'>
 
-/** The lanes of one stream: for batches, for messages that are processed alone, for attachments to fetch. */
+/** The lanes of one stream: for batches, for what is more urgent, for messages processed alone, for attachments to fetch. */
 export function createProcessingLanes(deps: ProcessingDeps, stream: string): ProcessingLane[] {
   const batches = createLane(deps, stream, 'batches')
+  const urgent = createLane(deps, stream, 'urgent')
   const alone = createLane(deps, stream, 'alone')
   deps.bells.attach(processQueue(stream), batches.bell)
-  return [batches, alone, new FetchingLane(deps, stream)]
+  deps.bells.attach(urgentBell(stream), urgent.bell)
+  return [urgent, batches, alone, new FetchingLane(deps, stream)]
 }
 
 function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop {
   const queue = processQueue(streamName)
   let inHand: Claim | undefined
   return new Loop({
-    name: lane === 'batches' ? queue : `${queue} alone`,
+    name: lane === 'batches' ? queue : `${queue} ${lane}`,
     log: deps.log,
     idleMs: IDLE_MS,
     round: async () => {
       const stream = deps.catalog.current.streams.get(streamName)
-      if (stream === undefined) return false
-      inHand ??= await claimJobs(deps, queue, FETCH[lane], (claim) => {
+      const wanted = stream && wantedBy(lane, stream)
+      if (stream === undefined || wanted === undefined) return false
+      inHand ??= await claimJobs(deps, queue, wanted, (claim) => {
         inHand = claim
       })
       if (inHand === undefined) return false
@@ -95,7 +111,7 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
         deps.log.error({ queue, jobs: inHand.jobs.length, error }, 'processing failed for good')
         await setApart(deps, stream, lane, inHand)
       }
-      const isFull = inHand.jobs.length === FETCH[lane].batchSize
+      const isFull = inHand.jobs.length === wanted.batchSize
       inHand = undefined
       return isFull
     },
@@ -104,7 +120,7 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
 
 async function processClaim(deps: ProcessingDeps, stream: Stream, lane: Lane, claim: Claim): Promise<void> {
   // A job of one message too: in company it would take the others with it each time its worker dies.
-  const [returned, fresh] = partition(claim.jobs, (job) => lane === 'batches' && job.retryCount > 0)
+  const [returned, fresh] = partition(claim.jobs, (job) => lane !== 'alone' && job.retryCount > 0)
   if (returned.length > 0) await splitJobs(deps, processQueue(stream.name), { ...claim, jobs: returned })
   if (fresh.length > 0) await processJobs(deps, stream, { ...claim, jobs: fresh })
 }
@@ -158,7 +174,7 @@ async function findUnfetched(
 
 /** What failed in a way that will come again: the messages of a batch singly, a single one as a dead letter. */
 async function setApart(deps: ProcessingDeps, stream: Stream, lane: Lane, claim: Claim): Promise<void> {
-  if (lane === 'batches') return splitJobs(deps, processQueue(stream.name), claim)
+  if (lane !== 'alone') return splitJobs(deps, processQueue(stream.name), claim)
   const ids = claim.jobs.flatMap((job) => job.data.ids)
   const batch = ids.map((id) => ({ id, priority: stream.priority }))
   const decided = batch.map(({ id }) => queries.deadRow(id, 'processing_failed', FAILURE_REASON))

@@ -1,8 +1,9 @@
+import type { Catalog } from '../catalog.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from './bells.ts'
 import { type Boss, within } from './boss.ts'
-import { jobPriority, processQueue } from './queues.ts'
+import { jobPriority, processQueue, urgentBell } from './queues.ts'
 
 /** Small enough that a stream's batches spread over its processing slots and processes. */
 const IDS_PER_JOB = 100
@@ -30,11 +31,18 @@ export async function enqueueProcessing(
 
 /** Once that has committed: wakes those who process, and counts what they got. */
 export function announceProcessing(
-  deps: { readonly bells: Bells; readonly meter: Meter },
+  deps: {
+    readonly bells: Bells
+    readonly meter: Meter
+    readonly catalog: { readonly current: Catalog }
+  },
   messages: readonly Processable[],
 ): void {
   for (const [stream, rows] of Map.groupBy(messages, (row) => row.stream)) {
     deps.meter.cameIn({ stage: 'processing', stream, provider: '' }, rows.length)
-    deps.bells.ring(processQueue(stream))
+    const ordinary = deps.catalog.current.streams.get(stream)?.priority ?? 0
+    const isUrgent = (row: Processable) => row.priority < ordinary
+    if (rows.some(isUrgent)) deps.bells.ring(urgentBell(stream))
+    if (!rows.every(isUrgent)) deps.bells.ring(processQueue(stream))
   }
 }

@@ -41,6 +41,11 @@ export function processQueue(stream: string): string {
   return `process.${stream}`
 }
 
+/** The bell for messages that are more urgent than their stream, which have a processing lane of their own. */
+export function urgentBell(stream: string): string {
+  return `${processQueue(stream)}:urgent`
+}
+
 export function dispatchQueue(provider: string, stream: string): string {
   return `dispatch.${provider}.${stream}`
 }

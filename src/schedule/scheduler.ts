@@ -1,3 +1,4 @@
+import type { Catalog } from '../catalog.ts'
 import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { inTransaction } from '../db/transaction.ts'
@@ -32,6 +33,7 @@ export type SchedulerDeps = {
   readonly boss: Boss
   readonly bells: Bells
   readonly meter: Meter
+  readonly catalog: { readonly current: Catalog }
   readonly log: Log
 }
 

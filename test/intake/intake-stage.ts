@@ -31,6 +31,7 @@ export async function openIntake(database: TestDatabase) {
     boss,
     bells,
     meter: deps.meter,
+    catalog,
     log,
     process,
     /** One batch, as the mover of another process would move it unless told who is awaited. */

@@ -40,6 +40,46 @@ async function codes(pool: RenderPool, requests: readonly RenderRequest[]) {
   return { codes: results.map((result) => `${result.id} ${result.ok ? 'ok' : result.code}`), deferred }
 }
 
+/** Some milliseconds, and the same for each. */
+const slow = (id: string) => message(id, '{% for i in (1..2000) %}{% assign a = i | times: 2 %}{% endfor %}')
+
+/** On a crowded machine none of them is taken for stuck. */
+const PATIENT: RenderPoolOptions = { slowMs: 20_000, hardStopMs: 20_000 }
+
+describe('batches that meet in one thread', () => {
+  test('go by their priority, also past one that has begun', async () => {
+    await withPool(PATIENT, async (pool) => {
+      await pool.render([slow('a'), good('b')])
+      const finished: string[] = []
+      const note = (name: string) => () => void finished.push(name)
+      const newsletter = Array.from({ length: 90 }, (_, n) => slow(`news ${n}`))
+      await Promise.all([
+        pool.render(newsletter, 7).then(note('newsletter')),
+        pool.render(newsletter, 5).then(note('orders')),
+        pool.render([good('reset')], 3).then(note('reset')),
+      ])
+      assert.deepEqual(finished, ['reset', 'orders', 'newsletter'])
+    })
+  })
+
+  test('take turns when none is more urgent, and each is whole and in its order', async () => {
+    await withPool(PATIENT, async (pool) => {
+      await pool.render([slow('a'), good('b')])
+      const finished: string[] = []
+      const many = Array.from({ length: 90 }, (_, n) => slow(`${n}`))
+      const [all, few] = await Promise.all([
+        pool.render(many).finally(() => finished.push('many')),
+        pool.render([good('x'), good('y')]).finally(() => finished.push('few')),
+      ])
+      assert.deepEqual(finished, ['few', 'many'])
+      assert.deepEqual(
+        [all, few].map(({ results }) => results.map(({ id, ok }) => (ok ? id : `${id} failed`))),
+        [many.map(({ id }) => id), ['x', 'y']],
+      )
+    })
+  })
+})
+
 describe('a message that does not end', () => {
   test('is stopped, and the rest of its batch is rendered', async () => {
     await withPool({}, async (pool) => {

@@ -135,6 +135,37 @@ test('what a template cannot make a mail of is a dead letter that says why, and 
   assert.equal((await sink.waitForMails(1)).length, 1)
 })
 
+test('what is more urgent than its stream passes hundreds that are being processed before it', async (t) => {
+  const database = await createTestDatabase(t)
+  const sink = await startSmtpSink(t)
+  const service = await startTestService(database, { SMTP_URL: sink.url })
+  const long = '{% for i in (1..3000) %}{% assign a = i | times: 2 %}{% endfor %}Thanks'
+  await publish(service, { name: 'order', subject: 'Order', text: long } as { name: string })
+  const order = {
+    from: 'Shop <shop@example.com>',
+    to: 'ann@example.net',
+    template: { id: 'order', variables: {} },
+  }
+  await database.query('insert into mail.outbox (message) select $1 from generate_series(1, 400)', [
+    JSON.stringify(order),
+  ])
+  const countQueued = async () => {
+    const [row] = await database.query<{ queued: string }>(
+      "select count(*) as queued from mail.message where template = 'order' and queued_at is not null",
+    )
+    return Number(row?.queued)
+  }
+  await eventually('a round of orders was claimed', async () => {
+    const [row] = await database.query<{ claimed: boolean }>(
+      'select exists (select from mail.claim) as claimed',
+    )
+    return row?.claimed || undefined
+  })
+  const reset = await post(service, { priority: 0, subject: 'Reset' })
+  await untilStatus(database, reset, 'sent')
+  assert.equal(await countQueued(), 0)
+})
+
 test('suppressed recipients are left out, and a message with nobody left to send to is not sent', async (t) => {
   const database = await createTestDatabase(t)
   const sink = await startSmtpSink(t)

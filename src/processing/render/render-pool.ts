@@ -39,14 +39,15 @@ export type RenderPoolOptions = {
 export type RenderPool = {
   /**
    * Results in the order asked; see RenderBatch for `deferred`, which is empty when all in the batch are suspect, so
-   * that asking again for those alone always ends. Rejects only with a RenderPoolError.
+   * that asking again for those alone always ends. Rejects only with a RenderPoolError. Batches of a smaller
+   * `priority` (0 to 9, as messages have it) go first, those that wait and those that have begun.
    */
-  render(requests: readonly RenderRequest[]): Promise<RenderBatch>
+  render(requests: readonly RenderRequest[], priority?: number): Promise<RenderBatch>
   /**
    * The text for each HTML, in their order; undefined where none can be made. All in one go, and never at the cost of a
    * message. Rejects only with a RenderPoolError.
    */
-  deriveTexts(htmls: readonly string[]): Promise<(string | undefined)[]>
+  deriveTexts(htmls: readonly string[], priority?: number): Promise<(string | undefined)[]>
   /** Parses without rendering. The source is not kept, so `key` may be anything. */
   check(source: TemplateSource): Promise<CheckResult>
   /** Renders once, beside sources that nobody has rendered yet. The source is not kept, so `key` may be anything. */
@@ -54,6 +55,10 @@ export type RenderPool = {
   /** Ends all threads; what is in flight is rejected. */
   stop(): Promise<void>
 }
+
+const USUAL_PRIORITY = 5
+/** A person looks at a draft: before all mail. */
+const SOMEBODY_WAITS = -1
 
 /** Starts no thread until there is something to render. */
 export function createRenderPool(options: RenderPoolOptions = {}): RenderPool {
@@ -70,13 +75,13 @@ export function createRenderPool(options: RenderPoolOptions = {}): RenderPool {
   let checks = 0
 
   return {
-    async render(requests) {
+    async render(requests, priority = USUAL_PRIORITY) {
       if (stopped !== undefined) throw stopped
-      return await renderBatch(lanes, suspects, requests)
+      return await renderBatch(lanes, suspects, requests, priority)
     },
-    async deriveTexts(htmls) {
+    async deriveTexts(htmls, priority = USUAL_PRIORITY) {
       if (stopped !== undefined) throw stopped
-      return await deriveTexts(lanes.common, htmls)
+      return await deriveTexts(lanes.common, htmls, priority)
     },
     async check(source) {
       if (stopped !== undefined) throw stopped
@@ -104,10 +109,11 @@ async function renderBatch(
   lanes: Lanes,
   suspects: Suspects,
   requests: readonly RenderRequest[],
+  priority: number,
 ): Promise<RenderBatch> {
   const prepared = prepareAll(requests)
   const ready = prepared.filter((message) => 'source' in message)
-  const settled = await settle(lanes, suspects, ready)
+  const settled = await settle(lanes, suspects, ready, priority)
 
   const results: RenderResult[] = []
   const deferred: string[] = []
@@ -127,26 +133,31 @@ async function settle(
   lanes: Lanes,
   suspects: Suspects,
   messages: readonly TemplateMessage[],
+  priority: number,
 ): Promise<Map<TemplateMessage, Outcome | undefined>> {
   const common = messages.filter(({ source }) => !suspects.has(source.key))
-  const outcomes = common.length === 0 ? [] : await lanes.common.run(common)
+  const outcomes = common.length === 0 ? [] : await lanes.common.run(common, priority)
   if (!outcomes.every((outcome) => 'skipped' in outcome)) {
     return new Map(common.map((message, index) => [message, outcomes[index]]))
   }
   // One job each, so that suspects take turns.
   const alone = messages.map(async (message) => {
-    const [outcome] = await lanes.suspect.run([message])
+    const [outcome] = await lanes.suspect.run([message], priority)
     return [message, outcome] as const
   })
   return new Map(await Promise.all(alone))
 }
 
 /** HTML that occurs several times is converted once; a large one not at all. */
-async function deriveTexts(lane: RenderLane, htmls: readonly string[]): Promise<(string | undefined)[]> {
+async function deriveTexts(
+  lane: RenderLane,
+  htmls: readonly string[],
+  priority: number,
+): Promise<(string | undefined)[]> {
   const wanted = new Set(htmls.filter((html) => html.length <= MAX_DERIVED_FROM_CHARS))
   if (wanted.size === 0) return htmls.map(() => undefined)
   const messages = [...wanted].map((html) => ({ key: `html ${hash('sha256', html)}`, html }))
-  const outcomes = await lane.run(messages)
+  const outcomes = await lane.run(messages, priority)
   const texts = new Map<string, string | undefined>()
   for (const [index, { html }] of messages.entries()) {
     const outcome = outcomes[index]
@@ -192,7 +203,7 @@ async function checkSource(lane: RenderLane, source: TemplateSource): Promise<Ch
   const size = sizeOf(source)
   const failure = tooLarge(source, size)
   if (failure !== undefined) return { ok: false, ...failure }
-  const [outcome] = await lane.run([{ source, size, variables: null }], 'first')
+  const [outcome] = await lane.run([{ source, size, variables: null }], SOMEBODY_WAITS)
   return outcome !== undefined && 'failure' in outcome ? { ok: false, ...outcome.failure } : { ok: true }
 }
 
@@ -203,7 +214,7 @@ async function previewSource(
 ): Promise<PreviewResult> {
   const [message] = prepareAll([{ id: template.key, template, variables, derivesText: true }])
   if (message === undefined) throw new Error('one request was prepared to none')
-  const outcome = 'source' in message ? (await lane.run([message], 'first'))[0] : message
+  const outcome = 'source' in message ? (await lane.run([message], SOMEBODY_WAITS))[0] : message
   if (outcome === undefined || 'skipped' in outcome) throw new Error('the lane of suspects skips nothing')
   return 'failure' in outcome ? { ok: false, ...outcome.failure } : { ok: true, ...outcome }
 }

@@ -41,8 +41,10 @@ function work({ learn, forget, messages }: ThreadPost): void {
   const slowKeys = new Set<string>()
   let outcomes: Outcome[] = []
   let chars = 0
-  let reportedAt = performance.now()
-  messages.forEach((message, index) => {
+  const startedAt = performance.now()
+  let reportedAt = startedAt
+  for (const [index, message] of messages.entries()) {
+    if (index > 0 && performance.now() - startedAt >= Atomics.load(position, 2)) break
     Atomics.store(position, 0, index)
     const outcome = settle(message, slowKeys)
     outcomes.push(outcome)
@@ -53,7 +55,7 @@ function work({ learn, forget, messages }: ThreadPost): void {
       chars = 0
       reportedAt = performance.now()
     }
-  })
+  }
   Atomics.store(position, 0, NO_MESSAGE)
   report({ outcomes, slowKeys: [...slowKeys], done: true })
 }

@@ -16,7 +16,7 @@ export type ThreadMessage =
 /** `skipped`: not tried, because an earlier message of this post showed its template to be slow. */
 export type Outcome = RenderedMessage | { readonly failure: RenderFailure } | { readonly skipped: true }
 
-/** `outcomes` continue where the last report of the same post ended. */
+/** `outcomes` continue where the last report of the same post ended; `done` may come before all have one. */
 export type ThreadReport = {
   readonly outcomes: readonly Outcome[]
   readonly slowKeys: readonly string[]
@@ -24,7 +24,10 @@ export type ThreadReport = {
 }
 
 export type ThreadSettings = {
-  /** Two Int32: the position in the post of the message being worked on, or NO_MESSAGE; 1 while text is made of its HTML. */
+  /**
+   * Three Int32: the position in the post of the message being worked on, or NO_MESSAGE; 1 while text is made of its
+   * HTML; after how many milliseconds the rest of the post is left, since others wait.
+   */
   readonly position: SharedArrayBuffer
   readonly softStopMs: number
   readonly slowMs: number

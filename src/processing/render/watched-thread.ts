@@ -35,7 +35,7 @@ const MAX_SILENCE_MS = 20_000
  */
 export class WatchedThread {
   readonly #worker: Worker
-  readonly #position = new Int32Array(new SharedArrayBuffer(8))
+  readonly #position = new Int32Array(new SharedArrayBuffer(12))
   readonly #options: ThreadOptions
   readonly #events: ThreadEvents
   #timer: NodeJS.Timeout | undefined
@@ -71,14 +71,20 @@ export class WatchedThread {
   }
 
   /** One post at a time: the next only after a report that says `done`. */
-  post(post: ThreadPost): void {
+  post(post: ThreadPost, turnMs: number): void {
     this.#worker.ref()
+    this.limitTurn(turnMs)
     this.#position[0] = NO_MESSAGE
     this.#seenAt = NO_MESSAGE
     this.#unchangedMs = 0
     this.#lookedAt = performance.now()
     this.#timer = setInterval(() => this.#look(), LOOK_EVERY_MS)
     this.#worker.postMessage(post)
+  }
+
+  /** Between two messages, and after one at the least, the thread leaves the rest when it has worked for so long. */
+  limitTurn(turnMs: number): void {
+    Atomics.store(this.#position, 2, turnMs)
   }
 
   async stop(): Promise<void> {
