@@ -31,7 +31,8 @@ const SURGE_FACTOR = 10
 const SURGE_S = 60
 const NEWS = 30_000
 const NEWS_ROWS = 1_000
-const REST_CONNECTIONS = 256
+/** Several servers of a shop, each with a pool. */
+const REST_CONNECTIONS = 512
 /** A server takes a hundred sessions by default. */
 const SQL_CONNECTIONS = 32
 const RESET_EACH_MS = 1_000
