@@ -76,12 +76,15 @@ export type BenchService = {
   stop(): Promise<void>
 }
 
+/** As `npm start` does; see docs/production.md on memory. */
+const AS_STARTED = ['--max-semi-space-size=16']
+
 /** Sluice as users run it: a process of its own, started by its command line. */
 export async function startService(rig: Rig, options: ServiceOptions): Promise<BenchService> {
   const profiling =
     options.profileDir === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${options.profileDir}`]
   const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
-  const child = spawn(process.execPath, [...profiling, main], {
+  const child = spawn(process.execPath, [...AS_STARTED, ...profiling, main], {
     env: {
       PATH: process.env.PATH,
       DATABASE_URL: options.databaseUrl,
