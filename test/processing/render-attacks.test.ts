@@ -9,7 +9,7 @@ import { createRenderPool } from '../../src/processing/render/render-pool.ts'
 
 const BOUND_MS = 5_000
 const BOUND_RSS_BYTES = 300 * 1024 * 1024
-const pool = createRenderPool()
+const pool = createRenderPool({ hardStopMs: 500 })
 const big = 'x'.repeat(250_000)
 /** An array nested 16 times, each level holding the one below twice: as large as a value may be. */
 const nested = `{% assign e = "" | split: "," %}{% assign a = e %}${'{% assign a = e | push: a | push: a %}'.repeat(16)}`

@@ -38,7 +38,7 @@ export function compile(engines: Engines, source: TemplateSource): CompiledTempl
 export function renderMessage(
   template: CompiledTemplate,
   variablesJson: string,
-  clock: { readonly startedAt: number; readonly softStopMs: number },
+  clock: { readonly startedCpuMs: number; readonly softStopMs: number },
 ): RenderedMessage | { readonly failure: RenderFailure } {
   if ('failure' in template) return template
   const { onMissing, variables: declared = [] } = template.source

@@ -73,8 +73,8 @@ export type RenderResult =
 export type CheckResult = { readonly ok: true } | ({ readonly ok: false } & RenderFailure)
 
 /**
- * `deferred` holds the ids that were not tried, because their template is suspect and they must not make the rest of
- * the batch wait: call again with these alone. Each id is either in `results` (in the order asked) or in `deferred`.
+ * `deferred` holds the ids that were not tried, or not to the end, because their template is suspect and they must not make
+ * the rest of the batch wait: call again with these alone. Each id is either in `results` (in the order asked) or in `deferred`.
  */
 export type RenderBatch = { readonly results: RenderResult[]; readonly deferred: string[] }
 

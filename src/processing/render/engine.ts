@@ -102,11 +102,11 @@ export function renderTemplates(
   variables: object,
   emitter: CappedEmitter,
   missing: MissingVariables | undefined,
-  clock: { readonly startedAt: number; readonly softStopMs: number },
+  clock: { readonly startedCpuMs: number; readonly softStopMs: number },
 ): void {
   const meters = {
     memoryLimit: workMeter(),
-    renderLimit: clockMeter(clock.startedAt, clock.softStopMs),
+    renderLimit: clockMeter(clock.startedCpuMs, clock.softStopMs),
     liquid: engine,
   }
   // Said to the context alone: conditions ask leniently, and `assign` (which looks at the engine) does not.

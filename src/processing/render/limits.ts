@@ -36,8 +36,11 @@ export const MAX_RANGE_END = 1_000_000_000
 /** A date format costs time in the square of its length. */
 export const MAX_DATE_FORMAT_CHARS = 64
 
-/** Liquid checks this between tags; it catches the common loop without losing the thread. */
+/** Of the thread's own work. Liquid checks this between tags; it catches the common loop without losing the thread. */
 export const SOFT_STOP_MS = 250
+
+/** Before a message is given up as one that does not end: enough for one that waits for a core again and again. */
+export const SUSPECT_STOP_MS = 2_000
 
 /** One post to a thread carries at most this much of variables, so that a batch cannot fill its heap. */
 export const MAX_POST_CHARS = 1_000_000

@@ -197,7 +197,9 @@ export class RenderLane {
     if (end.whileDeriving) {
       this.#textless.add(keyOf(culprit))
     } else {
-      posted.job.outcomes[place] = { failure: this.#failureOf(end) }
+      posted.job.outcomes[place] = this.#isOnlyLate(end)
+        ? { skipped: true }
+        : { failure: this.#failureOf(end) }
       if (!('variables' in culprit && culprit.variables === null)) this.#suspects.add(keyOf(culprit))
     }
     this.#proceed(posted.job)
@@ -209,6 +211,11 @@ export class RenderLane {
     if (this.#waiting(job).length > 0) this.#jobs.push(job)
     else job.done.resolve(job.outcomes as Outcome[])
     this.#next()
+  }
+
+  /** Not the last word where slow ones are skipped: the thread may have waited for a core, and the message be a good one. */
+  #isOnlyLate({ cause }: ThreadEnd): boolean {
+    return this.#options.skipsSlow && cause === 'stuck'
   }
 
   #failureOf({ cause, error }: ThreadEnd): RenderFailure {

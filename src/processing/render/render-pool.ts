@@ -4,7 +4,8 @@
  * data come from anyone: whatever they hold, a message ends within `hardStopMs` and a little, in bounded memory.
  *
  * There are two lanes of one thread each. A template that was slow, was stopped or cost its thread's life is suspect
- * for a while and renders in a lane with its like; so are sources checked that nobody has rendered yet. If a thread
+ * for a while and renders in a lane with its like; so are sources checked that nobody has rendered yet. Only that lane
+ * gives up a message on which its thread is stuck, and after longer: on a crowded machine good ones are late as well. If a thread
  * dies, see `render-lane.ts`. If the process dies, nothing is lost: rendering has no effect but its result.
  */
 import { hash } from 'node:crypto'
@@ -18,14 +19,20 @@ import {
   type RenderResult,
   type TemplateSource,
 } from './contract.ts'
-import { MAX_DERIVED_FROM_CHARS, MAX_VARIABLES_CHARS, SOFT_STOP_MS, THREAD_HEAP_MB } from './limits.ts'
+import {
+  MAX_DERIVED_FROM_CHARS,
+  MAX_VARIABLES_CHARS,
+  SOFT_STOP_MS,
+  SUSPECT_STOP_MS,
+  THREAD_HEAP_MB,
+} from './limits.ts'
 import { RenderLane, type TemplateMessage } from './render-lane.ts'
 import { Suspects } from './suspects.ts'
 import { sizeOf, type TemplateSize, tooLarge } from './template-size.ts'
 import type { Outcome } from './thread-messages.ts'
 
 export type RenderPoolOptions = {
-  /** Longest time on one message before its thread is killed. Lower loses innocent mail on a crowded machine. */
+  /** Longest time on one message before its thread is killed; of a suspect template SUSPECT_STOP_MS, unless this is set. */
   readonly hardStopMs?: number
   /** A message slower than this makes its template suspect. */
   readonly slowMs?: number
@@ -63,13 +70,15 @@ const SOMEBODY_WAITS = -1
 /** Starts no thread until there is something to render. */
 export function createRenderPool(options: RenderPoolOptions = {}): RenderPool {
   const { hardStopMs = 500, slowMs = 100, suspectForMs = 10 * 60_000 } = options
+  const suspectStopMs = options.hardStopMs ?? SUSPECT_STOP_MS
   const { threadHeapMb: heapMb = THREAD_HEAP_MB, now = () => performance.now() } = options
   const thread = { hardStopMs, slowMs, heapMb, softStopMs: Math.min(SOFT_STOP_MS, hardStopMs) }
+  const patient = { ...thread, hardStopMs: suspectStopMs }
   const suspects = new Suspects(suspectForMs, now)
   const textless = new Suspects(suspectForMs, now)
   const lanes = {
     common: new RenderLane({ ...thread, skipsSlow: true }, suspects, textless),
-    suspect: new RenderLane({ ...thread, skipsSlow: false }, suspects, textless),
+    suspect: new RenderLane({ ...patient, skipsSlow: false }, suspects, textless),
   }
   let stopped: RenderPoolError | undefined
   let checks = 0

@@ -8,6 +8,7 @@ import { type CompiledTemplate, compile, renderMessage } from './compiled-templa
 import type { TemplateSource } from './contract.ts'
 import { createEngines } from './engine.ts'
 import { MAX_POST_CHARS } from './limits.ts'
+import { threadCpuMs } from './meters.ts'
 import { textFromHtml } from './text-from-html.ts'
 import {
   NO_MESSAGE,
@@ -70,10 +71,10 @@ function settle(message: ThreadMessage, slowKeys: Set<string>): Outcome {
   if (settings.skipsSlow && slowKeys.has(key)) return { skipped: true }
   const template = compiledOf(key)
   if (variables === null) return 'failure' in template ? template : { rendered: {} }
-  const startedAt = performance.now()
-  const outcome = renderMessage(template, variables, { startedAt, softStopMs: settings.softStopMs })
+  const startedCpuMs = threadCpuMs()
+  const outcome = renderMessage(template, variables, { startedCpuMs, softStopMs: settings.softStopMs })
   // Compiling is not counted: it happens once, and a large template is not a slow one.
-  if (performance.now() - startedAt > settings.slowMs) slowKeys.add(key)
+  if (threadCpuMs() - startedCpuMs > settings.slowMs) slowKeys.add(key)
   return derivesText ? withText(outcome) : outcome
 }
 
