@@ -7,6 +7,7 @@ import { longTransaction } from './runs/long-transaction.ts'
 import { races } from './runs/races.ts'
 import { restoredBackup } from './runs/restored-backup.ts'
 import { rollingRestart } from './runs/rolling-restart.ts'
+import { smtpFaults } from './runs/smtp-faults.ts'
 import { soak } from './runs/soak.ts'
 import { webhookStorm } from './runs/webhook-storm.ts'
 import { workerClock } from './runs/worker-clock.ts'
@@ -28,4 +29,5 @@ export const RUNS: readonly FailureRun[] = [
   dueAtOnce,
   longTransaction,
   soak,
+  smtpFaults,
 ]

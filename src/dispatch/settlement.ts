@@ -226,8 +226,8 @@ function storable(id: string | undefined): string | null {
   if (id === undefined) return null
   return id
     .replace(/\p{Cc}/gu, '')
-    .toWellFormed()
     .slice(0, 500)
+    .toWellFormed()
 }
 
 function dead(

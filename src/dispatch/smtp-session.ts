@@ -41,17 +41,22 @@ type HandOver = {
 const NOT_OURS = 'ENOTOURS'
 type Done<T> = (error: NodemailerError | null | undefined, value: T) => void
 
+/** What came from the server and was not looked at yet: whole replies, and the beginning of one. */
+type Unread = { readonly _responseQueue: readonly string[]; readonly _remainder: string }
+
 /** One connection, for one message at a time. */
 export class SmtpSession {
   messages = 0
   ended = false
   readonly #settings: SmtpSettings
   readonly #connection: SMTPConnection
+  readonly #secrets: readonly string[]
   #needsReset = false
   #failExchange: ((error: NodemailerError) => void) | undefined
 
   constructor(settings: SmtpSettings, onEnd: () => void) {
     this.#settings = settings
+    this.#secrets = secretsOf(settings.target)
     this.#connection = new SMTPConnection(connectionOptions(settings))
     this.#connection.on('error', (error: NodemailerError) => this.#failExchange?.(error))
     this.#connection.once('end', () => {
@@ -154,7 +159,8 @@ export class SmtpSession {
 
   /**
    * Writes nothing unless the server said 354 (any other would read the content as commands), and the end of it only
-   * while the mail is still ours to send: without its end the server discards it.
+   * while the mail is still ours to send: without its end the server discards it. What the server said beyond its 354 is no
+   * answer to a content that it has not seen, though it would be taken for one.
    */
   async #handOver(payload: Buffer, { isStillOurs, isOver, begin }: HandOver): Promise<void> {
     const { _socket: socket, lastServerResponse: goAhead } = this.#connection
@@ -162,6 +168,7 @@ export class SmtpSession {
       this.#failExchange?.(clientError('EPROTOCOL', 'the answer to DATA is not 354'))
       return
     }
+    if (this.#isAnsweredEarly()) return
     let rest = payload
     if (payload.length > ONE_PIECE_BYTES) {
       begin()
@@ -176,14 +183,29 @@ export class SmtpSession {
       this.#failExchange?.(clientError(NOT_OURS, 'the claim may be lost'))
       return
     }
+    // In the middle of a large content it may be a refusal, which the exchange itself hears.
+    if (rest === payload && this.#isAnsweredEarly()) return
     reached('smtp.before-content')
     begin()
     socket.write(rest)
     reached('smtp.content-sent')
   }
 
+  /** A server that said more than it was asked is a reply ahead of us from then on: the exchange has failed. */
+  #isAnsweredEarly(): boolean {
+    if (!this.#hasUnaskedReply()) return false
+    this.#failExchange?.(clientError('EPROTOCOL', 'the server answered the content before it was sent'))
+    return true
+  }
+
+  #hasUnaskedReply(): boolean {
+    const { _responseQueue: replies, _remainder: begun } = this.#connection as unknown as Unread
+    return replies.length > 0 || begun !== ''
+  }
+
   /** Whether another message can follow. */
   async makeReady(): Promise<boolean> {
+    if (this.#hasUnaskedReply()) return false
     if (!this.#needsReset || this.ended) return !this.ended
     this.#needsReset = false
     const reset = await this.#exchange<unknown>(this.#settings.target.timeouts.socketMs, undefined, (done) =>
@@ -203,7 +225,7 @@ export class SmtpSession {
   }
 
   #accepted(info: SMTPConnectionSendInfo): SendOutcome {
-    const { reply = '', smtpCode = 0 } = parseReply(info.response)
+    const { reply = '', smtpCode = 0 } = parseReply(this.#hide(info.response))
     // The client takes any answer that begins with a 2.
     if (smtpCode < 200 || smtpCode > 299) {
       return this.#abandon(
@@ -211,7 +233,7 @@ export class SmtpSession {
         clientError('EPROTOCOL', 'the answer to the message is not an SMTP reply'),
       )
     }
-    const refused = (info.rejectedErrors ?? []).map(refusedRecipient)
+    const refused = (info.rejectedErrors ?? []).map((error) => refusedRecipient(this.#withoutSecrets(error)))
     const id = info.serverMessageId
     // What the provider says of itself while it refuses one recipient holds for the next message as well.
     const rate = refused.map((each) => rateOf(each.code, each)).find((each) => each.rate !== undefined)
@@ -222,6 +244,19 @@ export class SmtpSession {
       ...rate,
       ...(id === undefined ? {} : { providerMessageId: id }),
     }
+  }
+
+  /** Some servers repeat what they refuse. Before anything is cut off, as half a password is one, too. */
+  #withoutSecrets(error: NodemailerError): NodemailerError {
+    if (this.#secrets.length === 0) return error
+    error.message = this.#hide(error.message)
+    if (error.response !== undefined) error.response = this.#hide(error.response)
+    for (const each of error.rejectedErrors ?? []) if (each !== error) this.#withoutSecrets(each)
+    return error
+  }
+
+  #hide(text: string): string {
+    return this.#secrets.reduce((rest, secret) => rest.replaceAll(secret, '[secret]'), text)
   }
 
   #abandon(phase: SmtpPhase, error: NodemailerError): SendOutcome {
@@ -236,7 +271,8 @@ export class SmtpSession {
     start: (done: Done<T>) => void,
   ): Promise<Result<T>> {
     return new Promise((resolve) => {
-      const finish = (result: Result<T>) => {
+      const finish = (given: Result<T>) => {
+        const result = given.ok ? given : { ok: false as const, error: this.#withoutSecrets(given.error) }
         clearTimeout(timer)
         signal?.removeEventListener('abort', abort)
         this.#failExchange = undefined
@@ -264,6 +300,15 @@ function written(socket: Socket, bytes: Buffer): Promise<boolean> {
   return new Promise((resolve) => {
     socket.write(bytes, (error) => resolve(!error))
   })
+}
+
+/** As AUTH PLAIN and AUTH LOGIN put the password on the wire (RFC 4616, RFC 4954), and as it is. */
+function secretsOf({ auth }: SmtpTarget): readonly string[] {
+  if (auth === undefined || auth.pass === '') return []
+  const encoded = [`\0${auth.user}\0${auth.pass}`, auth.pass].map((text) =>
+    Buffer.from(text).toString('base64'),
+  )
+  return [...encoded, auth.pass]
 }
 
 function connectionOptions({ target, name }: SmtpSettings) {

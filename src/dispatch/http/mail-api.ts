@@ -18,7 +18,7 @@ import type { HttpAnswer, HttpClient, HttpRequest } from './client.ts'
 import { encodeJson } from './json-body.ts'
 import { readRate } from './rate.ts'
 import { type Addressing, addressesOf, addressingOf, withVisibleRecipient } from './recipients.ts'
-import { type ApiFault, type ApiRule, classifyFault, outcomeOfFault } from './verdict.ts'
+import { type ApiFault, type ApiRule, classifyFault, outcomeOfFault, safeText } from './verdict.ts'
 
 /** One mail as it is handed to a provider; almost always the whole of an `Outgoing`. */
 export type Piece = {
@@ -190,8 +190,17 @@ async function sendPiece(
 }
 
 export function outcomeOf(api: MailApi, read: Accepted | ApiFault): SendOutcome {
-  if (isAccepted(read)) return read
+  if (isAccepted(read)) return withoutSecrets(read, api.secrets)
   return outcomeOfFault(classifyFault(api.rules, read), read, api.secrets)
+}
+
+function withoutSecrets(accepted: Accepted, secrets: readonly string[]): Accepted {
+  const { reply, providerMessageId: id } = accepted
+  return {
+    ...accepted,
+    reply: safeText(reply, secrets),
+    ...(id === undefined ? {} : { providerMessageId: safeText(id, secrets) }),
+  }
 }
 
 export function withRate(outcome: SendOutcome, answer: HttpAnswer, now: () => number): SendOutcome {

@@ -38,10 +38,11 @@ const Sent = z.object({ id: z.string().min(1), message: z.string().optional() })
 const Refused = z.object({ message: z.string() })
 
 export function mailgunApi({ apiKey, domain }: MailgunSettings): MailApi {
-  const authorization = `Basic ${Buffer.from(`api:${apiKey}`).toString('base64')}`
+  const basic = Buffer.from(`api:${apiKey}`).toString('base64')
+  const authorization = `Basic ${basic}`
   return {
     maxBytes: MAX_BYTES,
-    secrets: [apiKey],
+    secrets: [apiKey, basic],
     writesHeaders: false,
     rules: RULES,
     toRequest: (piece) => form(`/v3/${domain}/messages.mime`, authorization, piece),

@@ -1,0 +1,294 @@
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { STAND_IN_CERTIFICATE } from '../../../test/support/provider-stand-ins.ts'
+import { orderMail } from '../../../test/support/service.ts'
+import { untilDrained } from '../drain.ts'
+import { failureRun, type Scene } from '../run.ts'
+import { spawnSluice, startPostgres } from '../sluice.ts'
+import { type HostileRelay, startHostileRelay } from '../smtp/hostile-relay.ts'
+import { LANES, type Lane } from '../smtp/lanes.ts'
+import { ATTEMPTS, BACKOFF_S, type Misdeed } from '../smtp/misdeed.ts'
+import { attemptsIn, readTimelines, type Timeline } from '../timelines.ts'
+import { watchVitals } from '../vitals.ts'
+
+type Database = Awaited<ReturnType<typeof startPostgres>>
+/** One message and what it is in for. */
+type Victim = { readonly id: string; readonly key: string; readonly misdeed: Misdeed }
+type Played = { readonly lane: Lane; readonly relay: HostileRelay }
+
+/** Beyond every timeout of the URLs, twice: an upload and its answer may each take one. */
+const WEDGED_S = 60
+/** Of one process (docs/guarantees.md). */
+const MEMORY_MB = 300
+export const smtpFaults = failureRun({
+  name: 'smtp-faults',
+  promise:
+    'whatever a relay does, its mail comes to the right end, is sent twice only after the dot, and holds up nobody',
+  limitMinutes: 30,
+  full: { messages: 1_000, slots: 100, workers: 2 },
+  short: { messages: 1, slots: 20, workers: 1 },
+  perform: async (scene, { messages, slots, workers }) => {
+    const { ledger } = scene
+    const database = await startPostgres(scene)
+    const played = await Promise.all(LANES.map((lane) => startLane(scene, lane, messages)))
+    const environment = {
+      SLUICE_ROLES: 'worker',
+      NODE_EXTRA_CA_CERTS: join(database.dataDir, 'stand-in.pem'),
+      ...Object.fromEntries(played.map(({ lane, relay }) => [variableOf(lane), urlOf(lane, relay)])),
+    }
+    writeFileSync(environment.NODE_EXTRA_CA_CERTS, STAND_IN_CERTIFICATE)
+    scene.say('relays are there')
+    const services = [await spawnSluice(scene, database.url, environment)]
+    await addLanes(
+      database,
+      played.map(({ lane }) => lane),
+      slots,
+    )
+    scene.say('lanes are there')
+    while (services.length < workers) services.push(await spawnSluice(scene, database.url, environment))
+    const vitals = watchVitals(
+      scene,
+      database,
+      services.map(({ pid }) => pid),
+    )
+    const victims = new Map<Lane, Victim[]>()
+    for (const { lane } of played) victims.set(lane, await handOver(scene, database, lane, messages))
+    scene.say('all is handed over')
+    await untilAllMet(database, 'connect_failed', victims.get(laneCalled('absent')) ?? [])
+    for (const { lane, relay } of played) if (lane.isAbsent) await relay.appear()
+    scene.say('the absent relay is there')
+    await untilDrained(database, ledger)
+    scene.say('all is over')
+    const { longestSendS, ...memory } = await vitals.finish()
+
+    const broken: string[] = []
+    for (const each of played) {
+      broken.push(...(await judgeLane(database, each, victims.get(each.lane) ?? [])))
+    }
+    if (longestSendS > WEDGED_S) broken.push(`a message was being sent for ${longestSendS} s`)
+    if (memory.mostMb > MEMORY_MB) broken.push(`a process took ${memory.mostMb} MB of memory`)
+    return {
+      verdict: ledger.verdict(),
+      longestGapS: ledger.longestGapS,
+      recoveriesS: [],
+      allowedDuplicates: LANES.flatMap(({ misdeeds }) => misdeeds).reduce(
+        (sum, { copies }) => sum + Math.max(0, copies - 1) * messages,
+        0,
+      ),
+      broken,
+      figures: {
+        misdeeds: LANES.reduce((sum, { misdeeds }) => sum + misdeeds.length, 0),
+        'done in all': played.reduce((sum, { relay }) => sum + relay.done.reduce((all, n) => all + n, 0), 0),
+        'longest send s': longestSendS,
+        'memory MB settled': memory.settledMb,
+        'memory MB most': memory.mostMb,
+        'beside them, p95 s to send': await p95ToSend(database, 'well'),
+      },
+    }
+  },
+})
+
+async function startLane(scene: Scene, lane: Lane, messages: number): Promise<Played> {
+  const { misdeeds, offers = [], isAbsent } = lane
+  const rounds = Array.from({ length: messages }, (_, round) =>
+    misdeeds.flatMap(({ isOfConnection, atMost = messages }, place) =>
+      isOfConnection && round < atMost ? [place] : [],
+    ),
+  )
+  const relay = await startHostileRelay(scene, {
+    misdeeds,
+    offers,
+    badConnections: rounds.flat(),
+    ...(isAbsent === undefined ? {} : { isAbsent }),
+  })
+  return { lane, relay }
+}
+
+function laneCalled(name: string): Lane {
+  const lane = LANES.find((each) => each.name === name)
+  if (lane === undefined) throw new Error(`there is no lane called ${name}`)
+  return lane
+}
+
+function variableOf({ name }: Lane): string {
+  return `RELAY_${name.toUpperCase()}`
+}
+
+function urlOf({ user = '', parameters }: Lane, { host }: HostileRelay): string {
+  return `smtp://${user}${host}?${parameters}`
+}
+
+/** Their breakers never open: these runs are about each message, and a breaker keeps most of them from the relay. */
+async function addLanes({ query }: Database, lanes: readonly Lane[], slots: number): Promise<void> {
+  const rows = lanes.map((lane) => ({
+    name: lane.name,
+    variable: variableOf(lane),
+    on_unknown: lane.onUnknown ?? 'retry',
+  }))
+  await query(
+    `with row as (select * from json_to_recordset($1::json) as row (name text, variable text))
+     insert into mail.provider (name, transport, credentials_env, breaker_run, breaker_volume)
+     select name, 'smtp', variable, 1000, 1000000 from row`,
+    [JSON.stringify(rows)],
+  )
+  await query(
+    `with row as (select * from json_to_recordset($1::json) as row (name text, on_unknown text))
+     insert into mail.stream (name, route, on_unknown, attempts, backoff_base_s, backoff_factor, backoff_cap_s, slots)
+     select name, array[name], on_unknown, $2, $3, 1, $3, $4 from row`,
+    [JSON.stringify(rows), ATTEMPTS, BACKOFF_S, slots],
+  )
+}
+
+/** All of a lane in one commit; the first recipient is the sender as well, by which a relay knows a message at MAIL. */
+async function handOver(
+  { ledger }: Scene,
+  { query }: Database,
+  lane: Lane,
+  messages: number,
+): Promise<Victim[]> {
+  const misdeeds = new Map<string, Misdeed>()
+  for (const [place, misdeed] of lane.misdeeds.entries()) {
+    for (let n = 0; n < messages; n += 1) misdeeds.set(`m${place}.${n}@${lane.name}.example`, misdeed)
+  }
+  const mails = [...misdeeds].map(([key, { mail, secondCopies }]) => {
+    ledger.attempt(key)
+    const to = secondCopies === undefined ? [key] : [key, secondOf(key)]
+    return orderMail({ ...mail, from: key, to })
+  })
+  const rows = await query<{ id: string; key: string }>(
+    `insert into mail.outbox (message, stream) select mail, $2 from json_array_elements($1::json) mail
+     returning id, message->>'from' as key`,
+    [JSON.stringify(mails), lane.name],
+  )
+  return rows.flatMap(({ id, key }) => {
+    const misdeed = misdeeds.get(key)
+    ledger.acknowledge(key, id)
+    // One that is refused is in no ledger: a copy of it would be unexpected.
+    if (misdeed?.secondCopies === 1) ledger.acknowledge(secondOf(key), id)
+    return misdeed === undefined ? [] : [{ id, key, misdeed }]
+  })
+}
+
+function secondOf(key: string): string {
+  return `second.${key}`
+}
+
+async function untilAllMet({ query }: Database, code: string, victims: readonly Victim[]): Promise<void> {
+  for (;;) {
+    const [row] = await query<{ met: number }>(
+      `select count(distinct message_id)::integer as met from mail.event
+       where message_id = any ($1::uuid[]) and detail ->> 'code' = $2`,
+      [victims.map(({ id }) => id), code],
+    )
+    if (row?.met === victims.length) return
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+}
+
+/** Each broken promise of a lane as a sentence. */
+async function judgeLane(database: Database, played: Played, victims: readonly Victim[]): Promise<string[]> {
+  const timelines = await readTimelines(
+    database,
+    victims.map(({ id }) => id),
+  )
+  const faults = new Map<string, string[]>()
+  for (const victim of victims) {
+    const judge = victim.misdeed.isOfConnection ? inTurn : byMessage
+    const fault =
+      judge(played, victim, timelines.get(victim.id)) ??
+      copiesFault(played, victim) ??
+      waitFault(played, victim)
+    if (fault !== undefined) faults.set(fault, [...(faults.get(fault) ?? []), victim.key])
+  }
+  const pauses = await database.query(
+    "select from mail.provider_event where provider = $1 and type = 'blocked'",
+    [played.lane.name],
+  )
+  const { name, pauses: mayPause = false } = played.lane
+  return [
+    ...[...faults].map(([fault, keys]) => `${fault} (${keys.length} times, such as ${keys[0]})`),
+    ...countFaults(played, timelines),
+    ...(pauses.length > 0 !== mayPause ? [`the provider ${name} was paused ${pauses.length} times`] : []),
+  ]
+}
+
+/** Which of them met what is known in numbers only, but each comes to its end, and none of it costs an attempt. */
+function inTurn({ lane }: Played, { misdeed }: Victim, timeline: Timeline | undefined): string | undefined {
+  const { attempts, words = [] } = timeline ?? {}
+  const ofConnections = lane.misdeeds.filter(({ isOfConnection }) => isOfConnection)
+  const known = new Set([
+    'unreachable connect_failed',
+    ...ofConnections.flatMap(({ ends }) => ends.split(', ')),
+  ])
+  const isRight =
+    words.at(-1) === misdeed.ends.split(', ').at(-1) &&
+    words.every((word) => known.has(word)) &&
+    attempts === attemptsIn(words)
+  return isRight ? undefined : `a message of the lane ${lane.name}: ${textOf(timeline)}`
+}
+
+function byMessage({ lane, relay }: Played, { misdeed, key }: Victim, timeline: Timeline | undefined) {
+  const met = relay.encounters.find((each) => each.key === key)
+  const expected = misdeed.ends.split(', ')
+  // Lost before anything was said on a connection kept from earlier: another one has it, without a word.
+  const isQuiet =
+    met?.isFresh === false && /^unreachable (?:connection_lost|service_unavailable)$/.test(expected[0] ?? '')
+  const words = isQuiet ? expected.slice(1) : expected
+  const status = words.at(-1)?.split(' ')[0]
+  const isRight =
+    timeline?.status === status &&
+    timeline?.words.join() === words.join() &&
+    timeline.attempts === attemptsIn(words)
+  if (isRight) return undefined
+  return `a relay (${lane.name}) that ${misdeed.does}: ${textOf(timeline)}, and not ${words.join(', ')}`
+}
+
+function copiesFault({ lane, relay }: Played, { misdeed, key }: Victim): string | undefined {
+  const wanted = [misdeed.copies, misdeed.secondCopies ?? 0]
+  const seen = [key, secondOf(key)].map((recipient) => relay.copies.get(recipient) ?? 0)
+  if (seen.join() === wanted.join()) return undefined
+  return `a relay (${lane.name}) that ${misdeed.does}: ${seen.join(' and ')} copies, and not ${wanted.join(' and ')}`
+}
+
+function waitFault({ lane, relay }: Played, { misdeed, key }: Victim): string | undefined {
+  const met = relay.encounters.find((each) => each.key === key)
+  const leastMs = (misdeed.waitsS ?? BACKOFF_S / 2) * 1_000
+  if (met?.backAfterMs === undefined || met.isFresh === false || met.backAfterMs >= leastMs) return undefined
+  return `a relay (${lane.name}) that ${misdeed.does}: it came back after ${met.backAfterMs} ms, ${leastMs} at least are right`
+}
+
+/** As many of each code as connections met it; a busy machine may add to what timed out. */
+function countFaults({ lane, relay }: Played, timelines: ReadonlyMap<string, Timeline>): string[] {
+  const wanted = new Map<string, number>()
+  for (const [place, { ends, isOfConnection }] of lane.misdeeds.entries()) {
+    const [word = ''] = ends.split(', ')
+    if (isOfConnection && lane.isAbsent === undefined && word !== 'sent')
+      wanted.set(word, (wanted.get(word) ?? 0) + (relay.done[place] ?? 0))
+  }
+  const seen = Map.groupBy(
+    [...timelines.values()].flatMap(({ words }) => words),
+    // A reset may come before our side has seen its connection made.
+    (word) => word.replace('connect_failed', 'connection_lost'),
+  )
+  return [...wanted].flatMap(([word, count]) => {
+    const was = seen.get(word)?.length ?? 0
+    const isRight = was === count || (was > count && word === 'unreachable timed_out')
+    if (isRight) return []
+    const all = [...seen].map(([other, { length }]) => `${length} ${other}`)
+    return [`the lane ${lane.name} met ${count} times what is ${word}; on record are ${all.join(', ')}`]
+  })
+}
+
+function textOf(timeline: Timeline | undefined): string {
+  if (timeline === undefined) return 'nothing is known of it'
+  return `${timeline.words.join(', ') || timeline.status} after ${timeline.attempts} attempts`
+}
+
+async function p95ToSend({ query }: Database, stream: string): Promise<number> {
+  const [row] = await query<{ seconds: number | null }>(
+    `select percentile_cont(0.95) within group (order by extract(epoch from sent_at - accepted_at)) as seconds
+     from mail.message where stream = $1`,
+    [stream],
+  )
+  return row?.seconds ?? Number.NaN
+}
