@@ -3,6 +3,7 @@ import { apiKilled } from './runs/api-killed.ts'
 import { bothKilled } from './runs/both-killed.ts'
 import { crashPoints } from './runs/crash-points.ts'
 import { dueAtOnce } from './runs/due-at-once.ts'
+import { httpFaults } from './runs/http-faults.ts'
 import { longTransaction } from './runs/long-transaction.ts'
 import { races } from './runs/races.ts'
 import { restoredBackup } from './runs/restored-backup.ts'
@@ -30,4 +31,5 @@ export const RUNS: readonly FailureRun[] = [
   longTransaction,
   soak,
   smtpFaults,
+  httpFaults,
 ]

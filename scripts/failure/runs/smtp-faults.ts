@@ -1,8 +1,8 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { STAND_IN_CERTIFICATE } from '../../../test/support/provider-stand-ins.ts'
-import { orderMail } from '../../../test/support/service.ts'
 import { untilDrained } from '../drain.ts'
+import { addLanes, Faults, handOverTo, p95ToSendS, untilAllMet, variableOf } from '../provider-lanes.ts'
 import { failureRun, type Scene } from '../run.ts'
 import { spawnSluice, startPostgres } from '../sluice.ts'
 import { type HostileRelay, startHostileRelay } from '../smtp/hostile-relay.ts'
@@ -41,8 +41,8 @@ export const smtpFaults = failureRun({
     const services = [await spawnSluice(scene, database.url, environment)]
     await addLanes(
       database,
-      played.map(({ lane }) => lane),
-      slots,
+      played.map(({ lane }) => ({ ...lane, transport: 'smtp' })),
+      { attempts: ATTEMPTS, backoffS: BACKOFF_S, slots },
     )
     scene.say('lanes are there')
     while (services.length < workers) services.push(await spawnSluice(scene, database.url, environment))
@@ -54,7 +54,11 @@ export const smtpFaults = failureRun({
     const victims = new Map<Lane, Victim[]>()
     for (const { lane } of played) victims.set(lane, await handOver(scene, database, lane, messages))
     scene.say('all is handed over')
-    await untilAllMet(database, 'connect_failed', victims.get(laneCalled('absent')) ?? [])
+    await untilAllMet(
+      database,
+      'connect_failed',
+      (victims.get(laneCalled('absent')) ?? []).map(({ id }) => id),
+    )
     for (const { lane, relay } of played) if (lane.isAbsent) await relay.appear()
     scene.say('the absent relay is there')
     await untilDrained(database, ledger)
@@ -82,7 +86,7 @@ export const smtpFaults = failureRun({
         'longest send s': longestSendS,
         'memory MB settled': memory.settledMb,
         'memory MB most': memory.mostMb,
-        'beside them, p95 s to send': await p95ToSend(database, 'well'),
+        'beside them, p95 s to send': await p95ToSendS(database, 'well'),
       },
     }
   },
@@ -110,79 +114,33 @@ function laneCalled(name: string): Lane {
   return lane
 }
 
-function variableOf({ name }: Lane): string {
-  return `RELAY_${name.toUpperCase()}`
-}
-
 function urlOf({ user = '', parameters }: Lane, { host }: HostileRelay): string {
   return `smtp://${user}${host}?${parameters}`
 }
 
-/** Their breakers never open: these runs are about each message, and a breaker keeps most of them from the relay. */
-async function addLanes({ query }: Database, lanes: readonly Lane[], slots: number): Promise<void> {
-  const rows = lanes.map((lane) => ({
-    name: lane.name,
-    variable: variableOf(lane),
-    on_unknown: lane.onUnknown ?? 'retry',
-  }))
-  await query(
-    `with row as (select * from json_to_recordset($1::json) as row (name text, variable text))
-     insert into mail.provider (name, transport, credentials_env, breaker_run, breaker_volume)
-     select name, 'smtp', variable, 1000, 1000000 from row`,
-    [JSON.stringify(rows)],
-  )
-  await query(
-    `with row as (select * from json_to_recordset($1::json) as row (name text, on_unknown text))
-     insert into mail.stream (name, route, on_unknown, attempts, backoff_base_s, backoff_factor, backoff_cap_s, slots)
-     select name, array[name], on_unknown, $2, $3, 1, $3, $4 from row`,
-    [JSON.stringify(rows), ATTEMPTS, BACKOFF_S, slots],
-  )
-}
-
-/** All of a lane in one commit; the first recipient is the sender as well, by which a relay knows a message at MAIL. */
-async function handOver(
-  { ledger }: Scene,
-  { query }: Database,
-  lane: Lane,
-  messages: number,
-): Promise<Victim[]> {
+/** The first recipient is the sender as well, by which a relay knows a message at MAIL. */
+async function handOver(scene: Scene, database: Database, lane: Lane, messages: number): Promise<Victim[]> {
   const misdeeds = new Map<string, Misdeed>()
   for (const [place, misdeed] of lane.misdeeds.entries()) {
     for (let n = 0; n < messages; n += 1) misdeeds.set(`m${place}.${n}@${lane.name}.example`, misdeed)
   }
-  const mails = [...misdeeds].map(([key, { mail, secondCopies }]) => {
-    ledger.attempt(key)
-    const to = secondCopies === undefined ? [key] : [key, secondOf(key)]
-    return orderMail({ ...mail, from: key, to })
-  })
-  const rows = await query<{ id: string; key: string }>(
-    `insert into mail.outbox (message, stream) select mail, $2 from json_array_elements($1::json) mail
-     returning id, message->>'from' as key`,
-    [JSON.stringify(mails), lane.name],
+  const mails = new Map(
+    [...misdeeds].map(([key, { mail, secondCopies }]) => {
+      const to = secondCopies === undefined ? [key] : [key, secondOf(key)]
+      return [key, { ...mail, from: key, to }]
+    }),
   )
-  return rows.flatMap(({ id, key }) => {
-    const misdeed = misdeeds.get(key)
-    ledger.acknowledge(key, id)
+  const ids = await handOverTo(scene, database, lane.name, mails)
+  return [...misdeeds].map(([key, misdeed]) => {
+    const id = ids.get(key) ?? ''
     // One that is refused is in no ledger: a copy of it would be unexpected.
-    if (misdeed?.secondCopies === 1) ledger.acknowledge(secondOf(key), id)
-    return misdeed === undefined ? [] : [{ id, key, misdeed }]
+    if (misdeed.secondCopies === 1) scene.ledger.acknowledge(secondOf(key), id)
+    return { id, key, misdeed }
   })
 }
 
 function secondOf(key: string): string {
   return `second.${key}`
-}
-
-async function untilAllMet({ query }: Database, code: string, victims: readonly Victim[]): Promise<void> {
-  for (;;) {
-    const [row] = await query<{ met: number }>(
-      `select count(distinct message_id)::integer as met from mail.event
-       where message_id = any ($1::uuid[]) and detail ->> 'code' = $2`,
-      [victims.map(({ id }) => id), code],
-    )
-    if (row?.met === victims.length) return
-    await new Promise((resolve) => setTimeout(resolve, 100))
-  }
 }
 
 /** Each broken promise of a lane as a sentence. */
@@ -191,14 +149,14 @@ async function judgeLane(database: Database, played: Played, victims: readonly V
     database,
     victims.map(({ id }) => id),
   )
-  const faults = new Map<string, string[]>()
+  const faults = new Faults()
   for (const victim of victims) {
     const judge = victim.misdeed.isOfConnection ? inTurn : byMessage
     const fault =
       judge(played, victim, timelines.get(victim.id)) ??
       copiesFault(played, victim) ??
       waitFault(played, victim)
-    if (fault !== undefined) faults.set(fault, [...(faults.get(fault) ?? []), victim.key])
+    faults.add(victim.key, fault)
   }
   const pauses = await database.query(
     "select from mail.provider_event where provider = $1 and type = 'blocked'",
@@ -206,7 +164,7 @@ async function judgeLane(database: Database, played: Played, victims: readonly V
   )
   const { name, pauses: mayPause = false } = played.lane
   return [
-    ...[...faults].map(([fault, keys]) => `${fault} (${keys.length} times, such as ${keys[0]})`),
+    ...faults.sentences(),
     ...countFaults(played, timelines),
     ...(pauses.length > 0 !== mayPause ? [`the provider ${name} was paused ${pauses.length} times`] : []),
   ]
@@ -282,13 +240,4 @@ function countFaults({ lane, relay }: Played, timelines: ReadonlyMap<string, Tim
 function textOf(timeline: Timeline | undefined): string {
   if (timeline === undefined) return 'nothing is known of it'
   return `${timeline.words.join(', ') || timeline.status} after ${timeline.attempts} attempts`
-}
-
-async function p95ToSend({ query }: Database, stream: string): Promise<number> {
-  const [row] = await query<{ seconds: number | null }>(
-    `select percentile_cont(0.95) within group (order by extract(epoch from sent_at - accepted_at)) as seconds
-     from mail.message where stream = $1`,
-    [stream],
-  )
-  return row?.seconds ?? Number.NaN
 }

@@ -12,7 +12,7 @@ import {
   readJson,
 } from './mail-api.ts'
 import { addressesOf, mailboxText } from './recipients.ts'
-import { type ApiFault, type ApiRule, safeText } from './verdict.ts'
+import { type ApiFault, type ApiRule, classifyFault, safeText } from './verdict.ts'
 
 /** Postmark: postmarkapp.com/developer/api/email-api */
 
@@ -162,9 +162,9 @@ function inactiveRecipients(text: string, piece: Piece | undefined): Accepted['r
 
 function readBatch({ status, body }: HttpAnswer, pieces: readonly Piece[]): BatchAnswer {
   if (status !== 200) {
-    // Not about any one of them, unless it is about the size of all.
-    if (status === 413) return { kind: 'alone' }
-    return { kind: 'whole', fault: readResult(status, readJson(Result, body), undefined) as ApiFault }
+    const fault = readResult(status, readJson(Result, body), undefined) as ApiFault
+    // A refusal of all is about their size, or about one of them: it must not condemn the others.
+    return classifyFault(RULES, fault).kind === 'refused' ? { kind: 'alone' } : { kind: 'whole', fault }
   }
   const results = readJson(Results, body)
   // Results have no name but their place: with one missing, nobody knows whose they are.
