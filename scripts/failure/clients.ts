@@ -9,6 +9,8 @@ export type ClientsReport = {
   readonly refused: ReadonlyMap<number, number>
   /** Keys whose repeats were answered with another id: two messages for one. */
   readonly doubled: readonly string[]
+  /** Answers that promise less than was asked for: `durable` was wanted, and another word came. */
+  readonly weaker: readonly string[]
 }
 
 export type ClientsOptions = {
@@ -28,7 +30,12 @@ export type ClientsOptions = {
   readonly perS?: number
   /** Ends it early: what was begun is still brought to its end. */
   readonly signal?: AbortSignal
+  /** False: no idempotency key, so that a repeat is another message, with a recipient of its own. Default true. */
+  readonly isKeyed?: boolean
+  readonly onAcknowledged?: (key: string) => void
 }
+
+type Tally = { broken: number; refused: Map<number, number>; doubled: string[]; weaker: string[] }
 
 /** Time between a failure and its repeat. */
 const RETRY_MS = 100
@@ -41,7 +48,7 @@ export function recipientOf(n: number): string {
 /** Hands over messages as careful clients do: each under a key of its own, again and again until there is an answer of 200. */
 export async function runClients(options: ClientsOptions): Promise<ClientsReport> {
   const { first = 1, count, clients, perS, signal } = options
-  const tally = { broken: 0, refused: new Map<number, number>(), doubled: [] as string[] }
+  const tally: Tally = { broken: 0, refused: new Map(), doubled: [], weaker: [] }
   const startedAt = performance.now()
   let begun = 0
   const client = async () => {
@@ -56,20 +63,18 @@ export async function runClients(options: ClientsOptions): Promise<ClientsReport
   return tally
 }
 
-async function handOver(
-  options: ClientsOptions,
-  n: number,
-  tally: { broken: number; refused: Map<number, number>; doubled: string[] },
-): Promise<void> {
-  const { ledger } = options
-  const key = recipientOf(n)
-  const body = JSON.stringify({ ...orderMail({ to: [key] }), ...options.mail?.(n) })
-  ledger.attempt(key)
-  for (;;) {
-    const answer = await request(options, key, body)
+async function handOver(options: ClientsOptions, n: number, tally: Tally): Promise<void> {
+  const { ledger, isKeyed = true, durability = 'durable', onAcknowledged } = options
+  for (let attempt = 1; ; attempt += 1) {
+    const key = isKeyed || attempt === 1 ? recipientOf(n) : `again${attempt}.${recipientOf(n)}`
+    const body = JSON.stringify({ ...orderMail({ to: [key] }), ...options.mail?.(n) })
+    ledger.attempt(key)
+    const answer = await request(options, isKeyed ? key : undefined, body)
     if (answer === undefined) tally.broken += 1
     else if (answer.status === 200) {
       if (!ledger.acknowledge(key, answer.id)) tally.doubled.push(key)
+      if (durability === 'durable' && answer.durability !== 'durable') tally.weaker.push(key)
+      onAcknowledged?.(key)
       return
     } else tally.refused.set(answer.status, (tally.refused.get(answer.status) ?? 0) + 1)
     await delay(RETRY_MS)
@@ -79,23 +84,23 @@ async function handOver(
 /** Undefined when the connection broke, before the answer or in it. */
 async function request(
   { url, durability = 'durable' }: ClientsOptions,
-  key: string,
+  key: string | undefined,
   body: string,
-): Promise<{ status: number; id: string } | undefined> {
+): Promise<{ status: number; id: string; durability: string | null } | undefined> {
   try {
     const answer = await fetch(`${url()}/emails`, {
       method: 'POST',
       headers: {
         Authorization: `Bearer ${TEST_KEY}`,
         'Content-Type': 'application/json',
-        'Idempotency-Key': key,
+        ...(key === undefined ? {} : { 'Idempotency-Key': key }),
         ...(durability === 'buffered' ? { 'Sluice-Durability': 'buffered' } : {}),
       },
       body,
       signal: AbortSignal.timeout(REQUEST_LIMIT_MS),
     })
     const { id = '' } = (await answer.json()) as { id?: string }
-    return { status: answer.status, id }
+    return { status: answer.status, id, durability: answer.headers.get('Sluice-Durability') }
   } catch {
     // The server was killed under it, or is not back yet.
     return undefined

@@ -3,6 +3,7 @@ import { apiKilled } from './runs/api-killed.ts'
 import { bothKilled } from './runs/both-killed.ts'
 import { crashPoints } from './runs/crash-points.ts'
 import { dueAtOnce } from './runs/due-at-once.ts'
+import { halfOpen } from './runs/half-open.ts'
 import { httpFaults } from './runs/http-faults.ts'
 import { longTransaction } from './runs/long-transaction.ts'
 import { races } from './runs/races.ts'
@@ -32,4 +33,5 @@ export const RUNS: readonly FailureRun[] = [
   soak,
   smtpFaults,
   httpFaults,
+  halfOpen,
 ]

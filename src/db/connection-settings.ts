@@ -11,8 +11,13 @@ const UNACKNOWLEDGED_MS = (KEEPALIVE_IDLE_S + KEEPALIVE_INTERVAL_S * KEEPALIVE_C
 /**
  * How every long-lived connection reaches the server. Both ends watch over it: a host that vanishes says no
  * goodbye, and with the system's own settings the server would keep its locks and transactions for two hours.
+ * `settings` are more of the server's, for this connection.
  */
-export function connectionSettings(url: string, role: string | undefined): ClientConfig {
+export function connectionSettings(
+  url: string,
+  role: string | undefined,
+  settings: Readonly<Record<string, number>> = {},
+): ClientConfig {
   const { connectionString, options } = takeOptions(url)
   const ours = {
     tcp_keepalives_idle: KEEPALIVE_IDLE_S,
@@ -20,6 +25,7 @@ export function connectionSettings(url: string, role: string | undefined): Clien
     tcp_keepalives_count: KEEPALIVE_COUNT,
     tcp_user_timeout: UNACKNOWLEDGED_MS,
     ...(role === undefined ? {} : { role }),
+    ...settings,
   }
   return {
     connectionString,

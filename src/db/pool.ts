@@ -1,9 +1,11 @@
 import { Kysely, PostgresDialect } from 'kysely'
-import { Client, type ClientBase, type ClientConfig, DatabaseError, Pool } from 'pg'
+import { type ClientBase, Pool, type PoolConfig } from 'pg'
 import type { Log } from '../log.ts'
 import { ConnectionError } from './connection-error.ts'
 import { connectionSettings, pooledSettings } from './connection-settings.ts'
+import { PoolClient, type PoolClientOptions, QUERY_TIMEOUT_MS } from './pool-client.ts'
 import { refuseUnsound } from './pooler.ts'
+import { watchSilence } from './silence.ts'
 import type { DB } from './types.ts'
 
 export type Database = Kysely<DB>
@@ -23,89 +25,48 @@ export type PoolOptions = {
 const CONNECT_TIMEOUT_MS = 3_000
 /** Our longest statement takes a second or two: past this it waits for a lock, and holds others itself. */
 export const STATEMENT_TIMEOUT_MS = 25_000
-/** More than the server's own limit: whoever reaches it no longer speaks to a server at all. */
-const QUERY_TIMEOUT_MS = 30_000
-/** No transaction of ours waits between two statements; one that does belongs to a process that hangs. */
-export const IDLE_IN_TRANSACTION_MS = 60_000
-
-/** The statements that run for every batch; each is planned once a connection instead of every time. */
-const HOT = /^\/\* (?:intake|processing|dispatch|feedback)\.|\bpgboss\./
-/** Plans take memory in every connection: past so many different texts, the rest are planned each time. */
-const MAX_PREPARED = 200
-const preparedNames = new Map<string, string>()
-
-function preparedNameOf(text: string): string | undefined {
-  const known = preparedNames.get(text)
-  if (known !== undefined || preparedNames.size >= MAX_PREPARED || !HOT.test(text)) return known
-  const name = `sluice_${preparedNames.size}`
-  preparedNames.set(text, name)
-  return name
-}
-
-type ClientOptions = ClientConfig & { readonly queryTimeoutMs?: number; readonly isPooled?: boolean }
+/** No transaction of ours waits between two statements; one that does belongs to a process that hangs, or is not heard. */
+export const IDLE_IN_TRANSACTION_MS = 10_000
+/** The pool closes what was idle for ten seconds: a server process that waits longer has lost its client. */
+const IDLE_SESSION_MS = 60_000
 
 /**
- * A client that names hot statements, which is how the driver prepares them, and that gives up a connection
- * on which the server does not answer. The driver's own `query_timeout` would leave it in use: a transaction
- * would go back to the pool with its statement still under way, and hold up everybody after it.
+ * A pool whose failures to give a connection are told from every other error by their class. When one of its connections
+ * turns out to be silent, those that were not heard since are not used again: what silenced one has silenced the others.
  */
-class PoolClient extends Client {
-  readonly #queryTimeoutMs: number
-  /** A name belongs to one server connection, and the next transaction may be on another. */
-  readonly #mayPrepare: boolean
-  #isLost = false
-
-  constructor(options: ClientOptions = {}) {
-    super(options)
-    this.#queryTimeoutMs = options.queryTimeoutMs ?? QUERY_TIMEOUT_MS
-    this.#mayPrepare = options.isPooled !== true
-    const lose = () => {
-      this.#isLost = true
-    }
-    this.on('error', lose)
-    this.on('end', lose)
-  }
-
-  // biome-ignore lint/suspicious/noExplicitAny: the driver's own signature has a dozen overloads
-  override query(...args: any[]): any {
-    const callback = typeof args.at(-1) === 'function' ? args.pop() : undefined
-    const [text, values] = args
-    const isPreparable = this.#mayPrepare && typeof text === 'string' && Array.isArray(values)
-    const name = isPreparable ? preparedNameOf(text) : undefined
-    if (name !== undefined) args.splice(0, 2, { name, text, values })
-    const answer = this.#answerOf(super.query(...(args as Parameters<Client['query']>)))
-    if (callback === undefined) return answer
-    answer.then((result) => callback(undefined, result), callback)
-  }
-
-  async #answerOf(running: unknown): Promise<unknown> {
-    const timer = setTimeout(() => {
-      this.connection.stream.destroy(new Error(`no answer within ${this.#queryTimeoutMs} ms`))
-    }, this.#queryTimeoutMs)
-    try {
-      return await running
-    } catch (error) {
-      throw this.#isLost && !(error instanceof DatabaseError) ? new ConnectionError(error) : error
-    } finally {
-      clearTimeout(timer)
-    }
-  }
-}
-
-/** A pool whose failures to give a connection are told from every other error by their class. */
 class ReportingPool extends Pool {
+  #silentAt = Number.NEGATIVE_INFINITY
+
+  constructor(options: PoolConfig & PoolClientOptions) {
+    const onSilence = () => {
+      this.#silentAt = performance.now()
+    }
+    super({ ...options, onSilence, Client: PoolClient } as PoolConfig)
+  }
+
   // biome-ignore lint/suspicious/noExplicitAny: both of the driver's overloads
   override connect(callback?: (...args: any[]) => void): any {
-    if (callback === undefined) {
-      return super.connect().catch((error: unknown) => {
-        throw new ConnectionError(error)
-      })
-    }
-    return super.connect((error, client, release) =>
-      callback(error === undefined ? undefined : new ConnectionError(error), client, release),
+    const lent = this.#lend()
+    if (callback === undefined) return lent
+    lent.then(
+      (client) => callback(undefined, client, client.release),
+      (error: unknown) => callback(error, undefined, () => undefined),
     )
   }
+
+  async #lend(): Promise<Lent> {
+    for (;;) {
+      const client = (await super.connect().catch((error: unknown) => {
+        throw new ConnectionError(error)
+      })) as Lent
+      if (client.heardAt > this.#silentAt) return client
+      client.release(true)
+      client.connection.stream.destroy()
+    }
+  }
 }
+
+type Lent = PoolClient & { release(isBroken?: boolean | Error): void }
 
 /**
  * Connections for everything but sessions that must be held (see session.ts). Acquiring one, or losing it
@@ -114,7 +75,6 @@ class ReportingPool extends Pool {
 export function openPool(options: PoolOptions): { db: Database; pool: Pool; close: () => Promise<void> } {
   const pool = new ReportingPool({
     ...(options.isPooled ? pooledOptions(options) : directOptions(options)),
-    Client: PoolClient,
     max: options.maxConnections,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     application_name: 'sluice',
@@ -128,13 +88,14 @@ export function openPool(options: PoolOptions): { db: Database; pool: Pool; clos
   return { db, pool, close: () => db.destroy() }
 }
 
-function directOptions({ url, role, queryTimeoutMs = QUERY_TIMEOUT_MS }: PoolOptions) {
+function directOptions({ url, role, log, queryTimeoutMs = QUERY_TIMEOUT_MS }: PoolOptions) {
   return {
-    ...connectionSettings(url, role),
+    ...connectionSettings(url, role, { idle_session_timeout: IDLE_SESSION_MS }),
     statement_timeout: STATEMENT_TIMEOUT_MS,
     idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
     queryTimeoutMs,
-    onConnect: insistOnDurability,
+    watch: watchSilence(url, log),
+    onConnect: greet,
   }
 }
 
@@ -147,8 +108,11 @@ function pooledOptions({ url, queryTimeoutMs = QUERY_TIMEOUT_MS }: PoolOptions) 
  * A role, database or server with `synchronous_commit = off` would make every answer "durable" a lie. Any other
  * value stays, stronger ones among them; and what we relax on purpose is local to its transaction and still wins.
  */
-async function insistOnDurability(client: ClientBase): Promise<void> {
-  await client.query(
-    "/* pool.durability */ select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'",
-  )
+async function greet(client: ClientBase): Promise<void> {
+  const { rows } = await client.query<{ pid: number }>(`/* pool.durability */
+    select
+      pg_backend_pid() as pid,
+      case when current_setting('synchronous_commit') = 'off' then set_config('synchronous_commit', 'on', false) end`)
+  const [server] = rows
+  if (server !== undefined && client instanceof PoolClient) client.recognize(server.pid)
 }

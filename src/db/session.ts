@@ -5,6 +5,7 @@ import type { Log } from '../log.ts'
 import { BELL_CHANNEL } from '../queue/bells.ts'
 import { VERSION } from '../version.ts'
 import { connectionSettings } from './connection-settings.ts'
+import { aside } from './silence.ts'
 
 /** First key of the two-part advisory locks that workers hold; the second is the worker's number. */
 export const WORKER_LOCK = 0x534c4345
@@ -19,6 +20,9 @@ const SEEN_EACH_MS = 5_000
 const SAFE_MS = 2_000
 const QUERY_TIMEOUT_MS = 5_000
 const RECONNECT_PAUSE_MS = 250
+/** Three beats missed: the server takes the worker for dead, even when its connection looks alive to it. */
+const SILENCE_LIMIT_MS = 15_000
+const APPLICATION_NAME = 'sluice worker'
 
 const SEE = 'update mail.worker set seen_at = now() where number = $1'
 const LOOK = 'select from mail.worker where number = $1'
@@ -117,8 +121,8 @@ export class WorkerSession {
   async #connect(): Promise<void> {
     const { url, role } = this.#options
     const client = new Client({
-      ...connectionSettings(url, role),
-      application_name: 'sluice worker',
+      ...connectionSettings(url, role, { idle_session_timeout: SILENCE_LIMIT_MS }),
+      application_name: APPLICATION_NAME,
       connectionTimeoutMillis: QUERY_TIMEOUT_MS,
       query_timeout: QUERY_TIMEOUT_MS,
     })
@@ -130,9 +134,7 @@ export class WorkerSession {
       await this.#register(client)
       await client.query(`listen ${BELL_CHANNEL}`)
     } catch (error) {
-      client
-        .end()
-        .catch((reason: unknown) => this.#options.log.debug({ error: reason }, 'closing a broken session'))
+      drop(client)
       throw error
     }
     this.#client = client
@@ -163,7 +165,10 @@ export class WorkerSession {
       'select pg_try_advisory_lock($1, $2) as locked',
       [WORKER_LOCK, number],
     )
-    if (rows[0]?.locked !== true) throw new Error('the old session of this worker has not ended yet')
+    if (rows[0]?.locked !== true) {
+      await this.#endOldSession(number)
+      throw new Error('the old session of this worker has not ended yet')
+    }
     // Changes `seen_at`, by which a rescuer that found the lock free before sees that it was taken again.
     const sentAt = performance.now()
     const { rowCount } = await client.query(SEE, [number])
@@ -174,6 +179,14 @@ export class WorkerSession {
     await client.query('select pg_advisory_unlock($1, $2)', [WORKER_LOCK, number])
     this.#options.log.warn({ worker: number }, 'this worker was taken for dead; registering anew')
     return false
+  }
+
+  /** The server may hold it for alive for as long as something in between keeps the connection open. */
+  async #endOldSession(number: number): Promise<void> {
+    const { rowCount } = await aside(this.#options.url, (client) =>
+      client.query(END_OLD_SESSION, [WORKER_LOCK, number, APPLICATION_NAME]),
+    )
+    if (rowCount) this.#options.log.warn({ worker: number }, 'the old session of this worker was ended')
   }
 
   #beat(): Promise<void> {
@@ -202,7 +215,7 @@ export class WorkerSession {
   #lost(client: Client): void {
     if (this.#client !== client || this.#stopping) return
     this.#client = undefined
-    client.end().catch((error: unknown) => this.#options.log.debug({ error }, 'closing a broken session'))
+    drop(client)
     this.#options.log.warn({ worker: this.#number }, 'worker session lost, reconnecting')
     this.#reconnecting ??= this.#reconnect().finally(() => {
       this.#reconnecting = undefined
@@ -220,4 +233,19 @@ export class WorkerSession {
       }
     }
   }
+}
+
+/** A number is one worker's alone: whoever else holds its lock is what that worker was connected with before. */
+const END_OLD_SESSION = `/* session.end_old */
+  select pg_terminate_backend(a.pid)
+  from pg_locks l
+  join pg_stat_activity a on a.pid = l.pid
+  where l.locktype = 'advisory' and l.granted
+    and l.database = a.datid and a.datname = current_database()
+    and l.classid = $1::integer and l.objid = $2::integer and l.objsubid = 2
+    and a.usename = session_user and a.application_name = $3`
+
+/** Without a goodbye: it would wait for an answer that may never come. */
+function drop(client: Client): void {
+  client.connection.stream.destroy()
 }
