@@ -134,7 +134,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
     const catalog = await LiveCatalog.open(db, () => ensureQueues(db))
     const sealer = new Sealer(config.encryptionKeys)
     await warnOfMissingKeys(db, sealer, log)
-    const boss = await startBoss(pool)
+    const boss = await startBoss(pool, log)
     const bells = new Bells(pool, log)
     const renderer = createRenderPool()
     const close = async () => {

@@ -84,6 +84,11 @@ export class Ledger {
       .map(({ id }) => id ?? '')
   }
 
+  /** Keys of messages that have not come out, acknowledged or not. */
+  undelivered(): string[] {
+    return [...this.#entries].filter(([, { copies }]) => copies === 0).map(([key]) => key)
+  }
+
   /** Messages that came out more than once; the id is empty when no answer has told it. */
   duplicates(): { readonly key: string; readonly id: string; readonly copies: number }[] {
     return [...this.#entries]

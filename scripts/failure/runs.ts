@@ -1,11 +1,14 @@
 import type { FailureRun } from './run.ts'
 import { apiKilled } from './runs/api-killed.ts'
+import { backendKilled } from './runs/backend-killed.ts'
+import { backendsTerminated } from './runs/backends-terminated.ts'
 import { bothKilled } from './runs/both-killed.ts'
 import { crashPoints } from './runs/crash-points.ts'
 import { dueAtOnce } from './runs/due-at-once.ts'
 import { halfOpen } from './runs/half-open.ts'
 import { httpFaults } from './runs/http-faults.ts'
 import { longTransaction } from './runs/long-transaction.ts'
+import { postmasterKilled } from './runs/postmaster-killed.ts'
 import { races } from './runs/races.ts'
 import { restoredBackup } from './runs/restored-backup.ts'
 import { rollingRestart } from './runs/rolling-restart.ts'
@@ -34,4 +37,7 @@ export const RUNS: readonly FailureRun[] = [
   smtpFaults,
   httpFaults,
   halfOpen,
+  postmasterKilled,
+  backendKilled,
+  backendsTerminated,
 ]

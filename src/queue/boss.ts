@@ -3,6 +3,7 @@ import type { Pool } from 'pg'
 import { type Db, fromKysely, PgBoss } from 'pg-boss'
 import type { Database } from '../db/pool.ts'
 import type { Transaction } from '../db/transaction.ts'
+import type { Log } from '../log.ts'
 import { queuesFor, WEBHOOK_QUEUE_OPTIONS } from './queues.ts'
 
 export type { PgBoss as Boss } from 'pg-boss'
@@ -26,7 +27,7 @@ export async function installBoss(executeSql: Db['executeSql']): Promise<void> {
  * pg-boss over our pool: no pool, timers or supervisor of its own (queues.ts says why none is needed).
  * Refuses to start on a schema it does not know.
  */
-export async function startBoss(pool: Pool): Promise<PgBoss> {
+export async function startBoss(pool: Pool, log: Log): Promise<PgBoss> {
   const boss = new PgBoss({
     db: { executeSql: (text, values) => pool.query(text, values) },
     schema: BOSS_SCHEMA,
@@ -35,6 +36,9 @@ export async function startBoss(pool: Pool): Promise<PgBoss> {
     supervise: false,
     schedule: false,
   })
+  // Once a minute it reads the list of queues anew, and says by an event that it could not. Without a listener that would
+  // end the process, whenever Postgres happens to be away just then. It goes on with the list it has.
+  boss.on('error', (error) => log.debug({ error }, 'pg-boss could not read its list of queues'))
   await boss.start()
   return boss
 }

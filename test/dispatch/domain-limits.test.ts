@@ -180,7 +180,7 @@ async function prepareClaims(t: TestContext) {
   await service.stop()
   const log = createLog('silent')
   const { db, pool, close } = openPool({ url: database.url, maxConnections: 2, role: undefined, log })
-  const boss = await startBoss(pool)
+  const boss = await startBoss(pool, log)
   database.beforeDrop(async () => {
     await boss.stop({ graceful: false })
     await close()

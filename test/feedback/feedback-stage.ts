@@ -47,7 +47,7 @@ const SOURCES: readonly { kind: WebhookKind; name?: string; variable: string | n
 export async function openFeedback(database: TestDatabase) {
   const log = createLog('silent')
   const { db, pool, close } = openPool({ url: database.url, maxConnections: 8, role: undefined, log })
-  const boss = await startBoss(pool)
+  const boss = await startBoss(pool, log)
   const bells = new Bells(pool, log)
   bells.hasPeers = false
   for (const { kind, name = kind, variable, options = {} } of SOURCES) {

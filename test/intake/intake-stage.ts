@@ -15,7 +15,7 @@ import { orderMail } from '../support/service.ts'
 export async function openIntake(database: TestDatabase) {
   const log = createLog('silent')
   const { db, pool, close } = openPool({ url: database.url, maxConnections: 6, role: undefined, log })
-  const boss = await startBoss(pool)
+  const boss = await startBoss(pool, log)
   const bells = new Bells(pool, log)
   bells.hasPeers = false
   database.beforeDrop(async () => {

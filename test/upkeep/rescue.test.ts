@@ -17,7 +17,7 @@ const NOBODY = 0
 async function createRescuer(database: TestDatabase) {
   const log = createLog('silent')
   const { pool, db, close } = openPool({ url: database.url, maxConnections: 2, role: undefined, log })
-  const boss = await startBoss(pool)
+  const boss = await startBoss(pool, log)
   const bells = new Bells(pool, log)
   bells.hasPeers = false
   const clock = { now: 1_000_000 }

@@ -12,7 +12,7 @@ export async function openStage(
 ): Promise<FanOutDeps & { fanOutAll(count: number): Promise<void> }> {
   const log = createLog('silent')
   const { db, pool, close } = openPool({ url: database.url, maxConnections: 4, role: undefined, log })
-  const boss = await startBoss(pool)
+  const boss = await startBoss(pool, log)
   const bells = new Bells(pool, log)
   database.beforeDrop(async () => {
     bells.stop()

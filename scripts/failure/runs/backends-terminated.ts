@@ -1,0 +1,100 @@
+import { setTimeout as delay } from 'node:timers/promises'
+import type { KillablePostgres } from '../../../test/support/killable-postgres.ts'
+import { insertAll, runClients } from '../clients.ts'
+import { untilDrained } from '../drain.ts'
+import { failureRun } from '../run.ts'
+import { startRecordingSink } from '../sink.ts'
+import { spawnSluice, startPostgres } from '../sluice.ts'
+
+const SINK_DELAY_MS = 20
+const EACH_MS = 200
+/** Of the messages by SQL, so many with each statement. */
+const INSERT_ROWS = 100
+const FIRST_BY_SQL = 1_000_001
+
+/**
+ * Server processes are ended one after the other, whatever they are doing: claims, moves, commits, the sessions of workers.
+ * No worker dies, so each of them knows what it sent, and nothing may come twice.
+ */
+export const backendsTerminated = failureRun({
+  name: 'backends-terminated',
+  promise: 'connections ended at random, five a second, lose nothing, double nothing, and cost a caller at most a 503',
+  limitMinutes: 15,
+  full: { byRest: 5_000, bySql: 5_000, perS: 100, least: 100 },
+  short: { byRest: 150, bySql: 200, perS: 50, least: 5 },
+  perform: async (scene, { byRest, bySql, perS, least }) => {
+    const { ledger } = scene
+    const server = await startPostgres(scene)
+    const sink = await startRecordingSink(scene, { delayMs: SINK_DELAY_MS })
+    const environment = { SMTP_URL: sink.url }
+    const api = await spawnSluice(scene, server.url, { ...environment, SLUICE_ROLES: 'api' })
+    const workers = [
+      await spawnSluice(scene, server.url, { ...environment, SLUICE_ROLES: 'worker' }),
+      await spawnSluice(scene, server.url, { ...environment, SLUICE_ROLES: 'worker' }),
+    ]
+    const startedAt = performance.now()
+    const ending = new AbortController()
+    const terminating = terminateBackends(server, ending.signal)
+    const [clients] = await Promise.all([
+      runClients({ ledger, count: byRest, clients: 64, perS, url: () => api.url }),
+      inPieces(bySql, (byRest / perS) * 1_000, (first, count) =>
+        insertAll(server, ledger, count, { first }),
+      ),
+    ])
+    await untilDrained(server, ledger)
+    ending.abort()
+    const terminated = await terminating
+    for (const w of workers) scene.say(w.output().split('\n').filter((l) => /session|registered|died|taken/.test(l)).join('\n'))
+    const seconds = (performance.now() - startedAt) / 1_000
+    const [state] = await server.query<{ rescued: number }>(
+      `select count(*)::integer as rescued from mail.event where type = 'recovered'`,
+    )
+    const refused = [...clients.refused].filter(([status]) => status !== 503)
+    return {
+      verdict: ledger.verdict(),
+      longestGapS: ledger.longestGapS,
+      recoveriesS: [],
+      broken: [
+        ...(terminated < least ? [`only ${terminated} server processes were ended`] : []),
+        ...refused.map(([status, times]) => `${times} answers were ${status}`),
+        ...clients.doubled.map((key) => `the repeat of ${key} was answered with another id`),
+        ...(clients.broken > 0 ? [`${clients.broken} requests had no answer`] : []),
+        ...(state?.rescued ? [`${state.rescued} messages were taken from workers that lived`] : []),
+        ...[api, ...workers]
+          .filter(({ process }) => process.exitCode !== null || process.signalCode !== null)
+          .map(({ pid, output }) => `process ${pid} ended: ${output().slice(-1_000)}`),
+      ],
+      figures: {
+        'server processes ended': terminated,
+        'answers 503': clients.refused.get(503) ?? 0,
+        'messages/s': (byRest + bySql) / seconds,
+      },
+    }
+  },
+})
+
+async function terminateBackends({ query }: KillablePostgres, signal: AbortSignal): Promise<number> {
+  let terminated = 0
+  while (!signal.aborted) {
+    const ended = await query(
+      `select pg_terminate_backend(pid) from (
+         select pid from pg_stat_activity where application_name like 'sluice%' order by random() limit 1
+       ) one`,
+    )
+    terminated += ended.length
+    await delay(EACH_MS)
+  }
+  return terminated
+}
+
+/** Spread over about so long a time. */
+async function inPieces(
+  count: number,
+  overMs: number,
+  insert: (first: number, count: number) => Promise<void>,
+): Promise<void> {
+  for (let done = 0; done < count; done += INSERT_ROWS) {
+    await insert(FIRST_BY_SQL + done, Math.min(INSERT_ROWS, count - done))
+    await delay((overMs * INSERT_ROWS) / count)
+  }
+}
