@@ -156,7 +156,8 @@ declare
   made integer := 0;
 begin
   -- Whoever holds it makes them.
-  if not pg_try_advisory_xact_lock(hashtextextended('mail.ensure_partitions', 0)) then
+  perform from mail.latch l where l.name = 'ensure_partitions' for update skip locked;
+  if not found then
     return 0;
   end if;
   foreach parent in array array['message', 'message_content', 'message_prepared', 'event', 'finder', 'provider_ref', 'feedback_seen'] loop

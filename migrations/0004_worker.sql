@@ -4,11 +4,16 @@ create table mail.worker (
   number integer generated always as identity primary key,
   name text not null,
   version text not null default '',
+  backend_pid integer,
+  lock_key integer not null default (floor(random() * 4294967296) - 2147483648)::integer,
   started_at timestamptz not null default now(),
   seen_at timestamptz not null default now()
 );
 comment on table mail.worker is
-  'Worker processes. Each holds a session advisory lock on its number while it lives: a lock that can be taken is a worker that died.';
+  'Worker processes. The session of each holds an advisory lock on lock_key while it lives: one that does not is of a worker that died.';
+comment on column mail.worker.backend_pid is
+  'The session. Another one that holds the lock, as anybody who can connect may, is no sign of life.';
+comment on column mail.worker.lock_key is 'Random: a lock that nobody can take before the worker does.';
 comment on column mail.worker.name is 'Host and process id.';
 comment on column mail.worker.version is 'Of Sluice, as the process runs it.';
 
@@ -80,7 +85,8 @@ declare
   most bigint;
 begin
   -- One look at a time over all processes; whoever comes second finds nothing to do.
-  if not pg_try_advisory_xact_lock(hashtextextended('mail.watch_intake', 0)) then
+  perform from mail.latch l where l.name = 'watch_intake' for update skip locked;
+  if not found then
     return;
   end if;
   select * into seen from mail.intake_watch;

@@ -62,7 +62,7 @@ begin
     -- The views ask these with the reader's own rights.
     grant select on mail.held, mail.sending_hold to mail_reader;
     grant execute on function mail.why_held() to mail_reader;
-    grant execute on function mail.provider_hold(text, boolean), mail.most_common(jsonb),
+    grant execute on function mail.provider_hold(text, boolean), mail.most_common(jsonb), mail.without_addresses(text),
       mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_reader;
     grant select on mail.intake_limit, mail.intake_pressure to mail_reader;
     grant select on mail.send_window, mail.domain_limit to mail_reader;
@@ -128,7 +128,7 @@ begin
       mail.dlq_discard(uuid), mail.dlq_discard(jsonb, integer),
       mail.cancel(uuid), mail.reschedule(uuid, timestamptz),
       mail.retention_plan(), mail.retain(integer), mail.erase(text),
-      mail.provider_hold(text, boolean), mail.most_common(jsonb),
+      mail.provider_hold(text, boolean), mail.most_common(jsonb), mail.without_addresses(text),
       mail.read_events(text, integer), mail.latest_event(),
       mail.time_at(double precision, smallint[], numeric[]), mail.time_bounds() to mail_operator;
   end if;

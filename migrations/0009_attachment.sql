@@ -66,11 +66,11 @@ begin
     raise exception 'an attachment has 1 byte to 40 MB, not %', coalesce(octet_length(attach.content)::text, 'null')
       using errcode = 'invalid_parameter_value';
   end if;
-  -- What is fresh is not even locked: a transaction that stays open would hold up others with the same bytes.
-  if not exists (select from attachment a where a.sha256 = digest and is_fresh_attachment(a.sha256, a.given_at)) then
-    insert into attachment (sha256, size, content)
-    values (digest, octet_length(attach.content), attach.content)
-    on conflict (sha256) do update set given_at = now();
+  -- Neither locked nor inserted where hashes are unique: this transaction may stay open, and would hold up others
+  -- with the same bytes, the mover among them.
+  if not exists (select from attachment a where a.sha256 = digest and is_fresh_attachment(a.sha256, a.given_at))
+    and not exists (select from attachment_given g where g.sha256 = digest and g.given_at > now() - interval '1 hour') then
+    insert into attachment_given (sha256, content) values (digest, attach.content);
   end if;
   return encode(digest, 'hex');
 end

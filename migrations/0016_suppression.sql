@@ -192,9 +192,9 @@ begin
   -- they exclude bounces but not one another.
   may_add := exists (select from json_to_recordset(facts) as fact (type text) where fact.type <> 'delivered');
   if may_add then
-    perform pg_advisory_xact_lock(hashtextextended('mail.suppress_after', 0));
+    perform from mail.latch l where l.name = 'suppress_after' for update;
   else
-    perform pg_advisory_xact_lock_shared(hashtextextended('mail.suppress_after', 0));
+    perform from mail.latch l where l.name = 'suppress_after' for share;
   end if;
 
   swayed := array(

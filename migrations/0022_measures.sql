@@ -27,7 +27,8 @@ begin
     return false;
   end if;
   -- One candidate at a time; who comes second asks again in a second.
-  if not pg_try_advisory_xact_lock(hashtextextended('mail.lead', 0)) then
+  perform from mail.latch l where l.name = 'lead' for update skip locked;
+  if not found then
     return false;
   end if;
   insert into mail.leader as l (process, name) values (lead.process, lead.name)

@@ -502,7 +502,8 @@ declare
   resolved uuid[];
 begin
   -- Two that take themselves for the leader must not fire twice.
-  if not pg_try_advisory_xact_lock(hashtextextended('mail.evaluate_alerts', 0)) then
+  perform from mail.latch l where l.name = 'evaluate_alerts' for update skip locked;
+  if not found then
     return;
   end if;
   perform mail.note_snapshots();

@@ -359,7 +359,8 @@ declare
   held uuid[];
 begin
   -- One change of partitions at a time: mail.ensure_partitions locks the same tables.
-  if not pg_try_advisory_xact_lock(hashtextextended('mail.ensure_partitions', 0)) then
+  perform from mail.latch l where l.name = 'ensure_partitions' for update skip locked;
+  if not found then
     return false;
   end if;
   began := pg_snapshot_xmin(pg_current_snapshot());
@@ -488,7 +489,8 @@ declare
   step mail.retention_step;
   in_use text[] := '{}';
 begin
-  if not pg_try_advisory_xact_lock(hashtextextended('mail.retain', 0)) then
+  perform from mail.latch l where l.name = 'retain' for update skip locked;
+  if not found then
     return;
   end if;
   for step in select * from mail.retention_due() loop

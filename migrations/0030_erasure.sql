@@ -235,6 +235,12 @@ begin
     and not exists (select from mail.intake i where strpos(i.message::text, encode(a.sha256, 'hex')) > 0)
     and not exists (select from mail.outbox o where strpos(o.message::text, encode(a.sha256, 'hex')) > 0);
   get diagnostics erased = row_count;
+  -- What was handed in and is stored by now, or never will be.
+  delete from mail.attachment_given g
+  where g.sha256 = any (array(select decode(h, 'hex') from unnest(hashes) h))
+    and not exists (select from mail.attachment a where a.sha256 = g.sha256)
+    and not exists (select from mail.intake i where strpos(i.message::text, encode(g.sha256, 'hex')) > 0)
+    and not exists (select from mail.outbox o where strpos(o.message::text, encode(g.sha256, 'hex')) > 0);
   return erased;
 end
 $$;
@@ -546,7 +552,7 @@ declare
   shared uuid[];
   alone uuid[];
 begin
-  perform pg_advisory_xact_lock(hashtextextended('mail.erase', 0));
+  perform from mail.latch l where l.name = 'erase' for update;
   -- Nobody reads events now, to tell or to count what is about to go; endpoints before their deliveries, as everywhere.
   perform from mail.consumer c order by c.name for update;
   perform from mail.webhook_endpoint e order by e.id for no key update;

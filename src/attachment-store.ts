@@ -73,6 +73,21 @@ export async function useAttachments(
   trx: Transaction,
   uses: readonly AttachmentUse[],
 ): Promise<Map<string, number>> {
+  const sizes = await noteUses(trx, uses)
+  const missing = [...new Set(uses.map(({ sha256 }) => sha256))].filter((sha256) => !sizes.has(sha256))
+  if (missing.length === 0 || !(await adoptAttachments(trx, missing))) return sizes
+  return noteUses(trx, uses)
+}
+
+/** From what SQL writers handed in; true when some of it was there. */
+async function adoptAttachments(trx: Transaction, hashes: readonly string[]): Promise<boolean> {
+  const { rows } = await sql<{ adopted: number }>`/* attachment.adopt */
+    select mail.adopt_attachments(array(select decode(given, 'hex') from unnest(${hashes}::text[]) as given)) as adopted
+  `.execute(trx)
+  return (rows[0]?.adopted ?? 0) > 0
+}
+
+async function noteUses(trx: Transaction, uses: readonly AttachmentUse[]): Promise<Map<string, number>> {
   const { rows } = await sql<{ sha256: string; size: number }>`/* attachment.use */
     with used as materialized (
       select distinct decode(sha256, 'hex') as sha256, mail.uuid7_day("messageId") as day, stream

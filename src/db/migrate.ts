@@ -5,6 +5,7 @@ import { Client } from 'pg'
 import { reached } from '../crash-point.ts'
 import { installBoss } from '../queue/boss.ts'
 import { queuesFor } from '../queue/queues.ts'
+import { takeTurn } from './migrate-turn.ts'
 import { refuseTransactionPooler } from './pooler.ts'
 import { actAsOwner, missingRolesAdvice } from './roles.ts'
 import { SchemaError } from './schema-error.ts'
@@ -18,7 +19,6 @@ import { explainTls, verifiedTls } from './verified-tls.ts'
  */
 
 const MIGRATIONS = new URL('../../migrations/', import.meta.url)
-const MIGRATE_LOCK = 'mail.migrate'
 /** As long as anybody waits behind a migration that waits for a lock. */
 const LOCK_WAIT_MS = 500
 const LOCK_PAUSE_MS = 1_000
@@ -35,6 +35,8 @@ export type MigrateOptions = {
   readonly log: MigrateLog
   /** Of the migrations; ends with a slash. Unset: those of this version. */
   readonly directory?: URL
+  /** How long a start that has nothing to migrate waits for whoever migrates. Unset: ten seconds. */
+  readonly patienceMs?: number
 }
 
 export type Migrated = {
@@ -57,14 +59,28 @@ export async function migrate(options: MigrateOptions): Promise<Migrated> {
     await refuseOldPostgres(client)
     // The lock below would stay behind in a connection that others use.
     await refuseTransactionPooler(client, options.url)
-    await client.query('select pg_advisory_lock(hashtextextended($1, 0))', [MIGRATE_LOCK])
-    return await migrateLocked(client, options)
+    const hasTurn = await takeTurn(client, {
+      log: options.log,
+      isUpToDate: () => isUpToDate(client, options.directory),
+      patienceMs: options.patienceMs,
+    })
+    return await migrateInTurn(client, options, hasTurn)
   } finally {
     await client.end()
   }
 }
 
-async function migrateLocked(client: Client, { log, directory }: MigrateOptions): Promise<Migrated> {
+async function isUpToDate(client: Client, directory: URL | undefined): Promise<boolean> {
+  const [known, applied] = [await readMigrations(directory), await appliedVersions(client)]
+  return known.every(({ version }) => applied.has(version))
+}
+
+/** Without the turn nothing is changed: what every run does has been done by somebody else, or is being done. */
+async function migrateInTurn(
+  client: Client,
+  { log, directory }: MigrateOptions,
+  hasTurn: boolean,
+): Promise<Migrated> {
   const known = await readMigrations(directory)
   const applied = await appliedVersions(client)
   refuseNewerDatabase(known, applied)
@@ -79,7 +95,7 @@ async function migrateLocked(client: Client, { log, directory }: MigrateOptions)
       `the database lacks ${pending.map((each) => each.name).join(', ')} and this user may not change it: run "npm start -- migrate" as the owner of schema mail`,
     )
   }
-  if (owner.canChangeSchema) {
+  if (owner.canChangeSchema && hasTurn) {
     await makeSchema(client)
     await installBoss((text, values) => client.query(text, values))
     for (const migration of pending) await apply(client, migration, log)

@@ -5,9 +5,8 @@ import type { Log } from '../log.ts'
 import { BELL_CHANNEL } from '../queue/bells.ts'
 import { VERSION } from '../version.ts'
 import { connectionSettings } from './connection-settings.ts'
-import { aside } from './silence.ts'
 
-/** First key of the two-part advisory locks that workers hold; the second is the worker's number. */
+/** First key of the two-part advisory locks that workers hold; the second is `mail.worker.lock_key`. */
 export const WORKER_LOCK = 0x534c4345
 
 const HEARTBEAT_MS = 1_000
@@ -37,8 +36,9 @@ export type SessionOptions = {
 }
 
 /**
- * The one connection a worker keeps for itself: it holds an advisory lock on the worker's number, which
- * the server frees the moment the process or its connection dies, and it listens for bells.
+ * The one connection a worker keeps for itself: it holds an advisory lock, which the server frees the moment the
+ * process or its connection dies, and it listens for bells. Anybody who can connect may take advisory locks: so the
+ * key is random, and the lock says something only while the session named in the register holds it.
  *
  * When the connection breaks and the process lives (Postgres restarted), the worker comes back under the
  * same number as long as its row is there, so that its sends in flight stay its own. If a rescuer was
@@ -147,46 +147,38 @@ export class WorkerSession {
 
   async #register(client: Client): Promise<void> {
     if (this.#number !== undefined && (await this.#resume(client, this.#number))) return
-    const { rows } = await client.query<{ number: number }>(
-      'insert into mail.worker (name, version) values ($1, $2) returning number',
+    const { rows } = await client.query<Registered>(
+      'insert into mail.worker (name, version, backend_pid) values ($1, $2, pg_backend_pid()) returning number, lock_key',
       [`${hostname()}:${process.pid}`, VERSION],
     )
-    const number = rows[0]?.number
-    if (number === undefined) throw new Error('no worker number was given')
-    await client.query('select pg_advisory_lock($1, $2)', [WORKER_LOCK, number])
-    this.#number = number
+    const [row] = rows
+    if (row === undefined) throw new Error('no worker number was given')
+    await lock(client, row)
+    this.#number = row.number
     this.#note(performance.now(), true)
-    this.#options.log.info({ worker: number }, 'worker registered')
+    this.#options.log.info({ worker: row.number }, 'worker registered')
   }
 
-  /** True when the old number is ours again; false when its row is gone. Throws while the lock is still held. */
+  /**
+   * True when the old number is ours again, under a key of its own: the old session, if it has not ended yet, says
+   * nothing any more. False when the row is gone; a rescuer who is just deleting it is waited for.
+   */
   async #resume(client: Client, number: number): Promise<boolean> {
-    const { rows } = await client.query<{ locked: boolean }>(
-      'select pg_try_advisory_lock($1, $2) as locked',
-      [WORKER_LOCK, number],
-    )
-    if (rows[0]?.locked !== true) {
-      await this.#endOldSession(number)
-      throw new Error('the old session of this worker has not ended yet')
-    }
-    // Changes `seen_at`, by which a rescuer that found the lock free before sees that it was taken again.
     const sentAt = performance.now()
-    const { rowCount } = await client.query(SEE, [number])
-    if (rowCount === 1) {
+    // Changes `seen_at` too, by which a rescuer that found the lock free before sees that it was taken again.
+    const { rows } = await client.query<Registered>(
+      `update mail.worker set seen_at = now(), lock_key = default, backend_pid = pg_backend_pid()
+       where number = $1 returning number, lock_key`,
+      [number],
+    )
+    const [row] = rows
+    if (row !== undefined) {
+      await lock(client, row)
       this.#note(sentAt, true)
       return true
     }
-    await client.query('select pg_advisory_unlock($1, $2)', [WORKER_LOCK, number])
     this.#options.log.warn({ worker: number }, 'this worker was taken for dead; registering anew')
     return false
-  }
-
-  /** The server may hold it for alive for as long as something in between keeps the connection open. */
-  async #endOldSession(number: number): Promise<void> {
-    const { rowCount } = await aside(this.#options.url, (client) =>
-      client.query(END_OLD_SESSION, [WORKER_LOCK, number, APPLICATION_NAME]),
-    )
-    if (rowCount) this.#options.log.warn({ worker: number }, 'the old session of this worker was ended')
   }
 
   #beat(): Promise<void> {
@@ -235,17 +227,19 @@ export class WorkerSession {
   }
 }
 
-/** A number is one worker's alone: whoever else holds its lock is what that worker was connected with before. */
-const END_OLD_SESSION = `/* session.end_old */
-  select pg_terminate_backend(a.pid)
-  from pg_locks l
-  join pg_stat_activity a on a.pid = l.pid
-  where l.locktype = 'advisory' and l.granted
-    and l.database = a.datid and a.datname = current_database()
-    and l.classid = $1::integer and l.objid = $2::integer and l.objsubid = 2
-    and a.usename = session_user and a.application_name = $3`
-
 /** Without a goodbye: it would wait for an answer that may never come. */
 function drop(client: Client): void {
   client.connection.stream.destroy()
+}
+
+type Registered = { readonly number: number; readonly lock_key: number }
+
+/** Between the row and its lock the worker seems dead, for less than any rescuer's grace. */
+async function lock(client: Client, { lock_key: key }: Registered): Promise<void> {
+  const { rows } = await client.query<{ locked: boolean }>('select pg_try_advisory_lock($1, $2) as locked', [
+    WORKER_LOCK,
+    key,
+  ])
+  // One of four thousand million: the next attempt has another.
+  if (rows[0]?.locked !== true) throw new Error('somebody else holds the lock of this worker')
 }

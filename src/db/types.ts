@@ -261,6 +261,12 @@ export interface MailAttachment {
   size: number
 }
 
+export interface MailAttachmentGiven {
+  content: Buffer
+  given_at: Generated<Timestamp>
+  sha256: Buffer
+}
+
 export interface MailAttachmentUse {
   /**
    * The UTC day in the ids of the messages, as their partitions are cut.
@@ -719,6 +725,10 @@ export interface MailIntakeWatch {
    * Sequence numbers seen waiting, of rows without an idempotency key: those leave only by becoming messages.
    */
   waiting: string
+}
+
+export interface MailLatch {
+  name: string
 }
 
 export interface MailLeader {
@@ -1621,6 +1631,14 @@ export interface MailWebhookStatus {
 
 export interface MailWorker {
   /**
+   * The session. Another one that holds the lock, as anybody who can connect may, is no sign of life.
+   */
+  backend_pid: number | null
+  /**
+   * Random: a lock that nobody can take before the worker does.
+   */
+  lock_key: Generated<number>
+  /**
    * Host and process id.
    */
   name: string
@@ -1654,6 +1672,7 @@ export interface DB {
   'mail.api_key': MailApiKey
   'mail.api_key_bucket': MailApiKeyBucket
   'mail.attachment': MailAttachment
+  'mail.attachment_given': MailAttachmentGiven
   'mail.attachment_use': MailAttachmentUse
   'mail.bucket': MailBucket
   'mail.bucket_level': MailBucketLevel
@@ -1684,6 +1703,7 @@ export interface DB {
   'mail.intake_loss': MailIntakeLoss
   'mail.intake_pressure': MailIntakePressure
   'mail.intake_watch': MailIntakeWatch
+  'mail.latch': MailLatch
   'mail.leader': MailLeader
   'mail.lifeline': MailLifeline
   'mail.lifeline_canary': MailLifelineCanary

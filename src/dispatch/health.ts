@@ -116,5 +116,10 @@ export class Health {
 function describe(outcome: SendOutcome): string {
   const said = 'reason' in outcome ? outcome.reason : (outcome.reply ?? '')
   const code = 'code' in outcome ? outcome.code : outcome.kind
-  return `${code} ${said}`.trim().slice(0, REASON_LENGTH)
+  return withoutAddresses(`${code} ${said}`.trim()).slice(0, REASON_LENGTH)
+}
+
+/** As mail.without_addresses: a relay quotes whom it refuses, and how a provider is doing is shown to more people. */
+function withoutAddresses(words: string): string {
+  return words.replaceAll(/[^\s<>"':;,()]+@/g, '…@')
 }

@@ -14,7 +14,7 @@ type WorkerRow = {
 /** A heartbeat comes every five seconds. */
 const SILENT_S = 30
 
-/** A living worker holds its lock; looking at the table of locks takes none. */
+/** A living worker's session holds its lock, as upkeep looks at it. */
 export async function checkWorkers({ ask }: Reader): Promise<Finding[]> {
   const workers = await ask<WorkerRow>(
     `/* doctor.workers */
@@ -22,8 +22,8 @@ export async function checkWorkers({ ask }: Reader): Promise<Finding[]> {
        w.name, w.version, extract(epoch from clock_timestamp() - w.seen_at)::double precision as silent_s,
        exists (
          select from pg_locks l
-         where l.locktype = 'advisory' and l.granted and l.classid = $1::integer::oid and l.objid = w.number::oid
-           and l.objsubid = 2 and l.database = (select oid from pg_database where datname = current_database())
+         where l.locktype = 'advisory' and l.granted and l.classid = $1::integer::oid and l.objid = w.lock_key::oid
+           and l.objsubid = 2 and l.pid = w.backend_pid and l.database = (select oid from pg_database where datname = current_database())
        ) as is_alive
      from mail.worker w
      order by w.number`,

@@ -11,7 +11,7 @@ export const MAX_PARTIALS_DEEP = 10
 /** All who write templates take turns: names are looked up before they are taken, and cycles have two ends. */
 export async function lockTemplates(trx: Transaction): Promise<void> {
   await sql`/* templates.lock */
-    select pg_advisory_xact_lock(hashtextextended('mail.template', 0))
+    select from mail.latch where name = 'template' for update
   `.execute(trx)
 }
 

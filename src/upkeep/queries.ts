@@ -8,15 +8,23 @@ export type OtherWorker = {
   readonly name: string
   /** Another one than before: its lock was taken again meanwhile. */
   readonly seen_at: string
+  readonly lock_key: number
   readonly lock_is_free: boolean
 }
 
-/** The other workers; locks that are free are held by this transaction until it ends. */
+/** The other workers. A lock counts while the worker's own session holds it: anybody else may take it too. */
 export async function probeWorkers(trx: Transaction, self: number): Promise<OtherWorker[]> {
   const { rows } = await sql<OtherWorker>`/* upkeep.probe_workers */
-    select number, name, seen_at::text as seen_at, pg_try_advisory_xact_lock(${WORKER_LOCK}::integer, number) as lock_is_free
-    from mail.worker
-    where number <> ${self}
+    with held as materialized (
+      select pid, objid
+      from pg_catalog.pg_locks
+      where locktype = 'advisory' and granted and classid = ${WORKER_LOCK}::integer::oid and objsubid = 2
+        and database = (select oid from pg_catalog.pg_database where datname = current_database())
+    )
+    select w.number, w.name, w.lock_key, w.seen_at::text as seen_at, held.pid is null as lock_is_free
+    from mail.worker w
+    left join held on held.pid = w.backend_pid and held.objid = w.lock_key::oid
+    where w.number <> ${self}
   `.execute(trx)
   return rows
 }
@@ -84,11 +92,18 @@ export async function takeClaims(
   return trx.deleteFrom('mail.claim').where('worker', '=', worker).returning(['queue', 'job_id']).execute()
 }
 
-export async function forgetWorker(trx: Transaction, worker: number): Promise<void> {
-  await sql`/* upkeep.forget_worker */
-    with gone as (delete from mail.worker where number = ${worker} returning number, name)
-    insert into mail.worker_death (number, name) select number, name from gone
+/** False when somebody was quicker: another rescuer, or the worker, which has another key since it came back. */
+export async function forgetWorker(
+  trx: Transaction,
+  { number, lock_key: key }: Pick<OtherWorker, 'number' | 'lock_key'>,
+): Promise<boolean> {
+  const { rows } = await sql`/* upkeep.forget_worker */
+    with gone as (
+      delete from mail.worker where number = ${number} and lock_key = ${key} returning number, name
+    )
+    insert into mail.worker_death (number, name) select number, name from gone returning 1
   `.execute(trx)
+  return rows.length > 0
 }
 
 export type IntakeLoss = { readonly intact_at: Date; readonly at_least: string; readonly at_most: string }
@@ -156,6 +171,23 @@ const PURGE_ATTACHMENTS = 1_000
 
 /** Removes attachments that no message uses and that were given more than a day ago; true when there may be more. */
 export async function purgeAttachments(db: Database): Promise<boolean> {
+  const given = await purgeGivenAttachments(db)
+  return (await purgeOrphans(db)) || given
+}
+
+/** An hour more than a day: who hands in the same bytes again within the hour is not stored again. */
+async function purgeGivenAttachments(db: Database): Promise<boolean> {
+  const { rows } = await sql`/* upkeep.purge_given */
+    delete from mail.attachment_given
+    where ctid = any (array(
+      select ctid from mail.attachment_given where given_at < now() - interval '25 hours' limit ${PURGE_ATTACHMENTS}
+    ))
+    returning 1
+  `.execute(db)
+  return rows.length === PURGE_ATTACHMENTS
+}
+
+async function purgeOrphans(db: Database): Promise<boolean> {
   return inTransaction(db, async (trx) => {
     const { rows } = await sql<{ sha256: string }>`/* upkeep.lock_orphans */
       select encode(a.sha256, 'hex') as sha256

@@ -10,7 +10,7 @@ import * as queries from './queries.ts'
 /**
  * Gives the work of dead workers back. A worker is dead when its session lock has been free for a grace
  * period: long enough for a living one to come back after a restart of Postgres, short enough that its
- * mail moves again within seconds. Live workers are not touched: their locks cannot be taken. One that only slept
+ * mail moves again within seconds. Live workers are not touched: their sessions hold their locks. One that only slept
  * hands nothing over that it had claimed before (SAFE_MS in db/session.ts is less than the grace).
  *
  * If the rescuer itself dies, its transaction is gone and the next one does it all again.
@@ -45,12 +45,12 @@ export class Rescuer {
       for (const number of this.#free.keys()) {
         if (!free.some((other) => other.number === number)) this.#free.delete(number)
       }
-      for (const { number, name, seen_at: seenAt } of free) {
-        const known = this.#free.get(number)
-        const since = known?.seenAt === seenAt ? known.since : now()
-        this.#free.set(number, { since, seenAt })
+      for (const worker of free) {
+        const known = this.#free.get(worker.number)
+        const since = known?.seenAt === worker.seen_at ? known.since : now()
+        this.#free.set(worker.number, { since, seenAt: worker.seen_at })
         if (now() - since < GRACE_MS) continue
-        await this.#rescue(trx, number, name)
+        await this.#rescue(trx, worker)
         hasRescued = true
       }
       if (hasRescued) reached('rescue.before-commit')
@@ -60,10 +60,11 @@ export class Rescuer {
     return living
   }
 
-  async #rescue(trx: Transaction, worker: number, name: string): Promise<void> {
+  async #rescue(trx: Transaction, dead: queries.OtherWorker): Promise<void> {
     const { boss, bells, log } = this.#deps
     // First: it waits for claims under way, and any after it find that the number is gone.
-    await queries.forgetWorker(trx, worker)
+    if (!(await queries.forgetWorker(trx, dead))) return
+    const { number: worker, name } = dead
     const messages = await queries.rescueMessages(trx, worker)
     for (const [queue, lost] of Map.groupBy(messages, (message) => message.queue)) {
       await boss.deleteJob(

@@ -138,7 +138,11 @@ describe('workers', () => {
     await holder.connect()
     database.beforeDrop(() => holder.end())
     for (const { number } of numbers.slice(0, 3)) {
-      await holder.query('select pg_advisory_lock($1, $2)', [WORKER_LOCK, number])
+      await holder.query(
+        `with mine as (update mail.worker set backend_pid = pg_backend_pid() where number = $2 returning lock_key)
+         select pg_advisory_lock($1, lock_key) from mine`,
+        [WORKER_LOCK, number],
+      )
     }
     const found = await askOf(database, checkWorkers)
     assertFinding(found, 'workers', 'ok', /^3 workers: well:1, silent:2, old:3$/)

@@ -136,7 +136,7 @@ describe('versions', () => {
     const blocker = new Client({ connectionString: database.url })
     await blocker.connect()
     try {
-      await blocker.query("begin; select pg_advisory_xact_lock(hashtextextended('mail.template', 0))")
+      await blocker.query("begin; select from mail.latch where name = 'template' for update")
       const both = Promise.all([publish('contested'), publish('contested')])
       await eventually('both wait', async () => (await countLockWaits(blocker)) === 2)
       const changed = change('contested', { text: 'y' })

@@ -29,10 +29,15 @@ export type TestService = Service & {
 export async function startTestService(
   database: TestDatabase,
   extra: Environment = {},
+  { migratePatienceMs }: { migratePatienceMs?: number } = {},
 ): Promise<TestService> {
   const config = readConfig(environmentOf(database.url, extra))
   const log = createLog(config.logLevel)
-  const { serviceRole } = await migrate({ url: config.sessionDatabaseUrl ?? database.url, log })
+  const { serviceRole } = await migrate({
+    url: config.sessionDatabaseUrl ?? database.url,
+    log,
+    ...(migratePatienceMs !== undefined && { patienceMs: migratePatienceMs }),
+  })
   const service = await startService({ config, log, databaseUrl: database.url, serviceRole })
   database.beforeDrop(() => service.stop())
   return { ...service, request: (path, options) => request(service.url ?? '', path, options) }

@@ -262,10 +262,11 @@ const CASES: Readonly<Record<string, Case>> = {
     subject: '',
     says: /^A worker died within ten minutes, and its work was given back; the latest was here:1/,
     cause: async () => {
-      const [row] = await database.query<{ number: number }>(
-        "insert into mail.worker (name) values ('here:1') returning number",
+      const [row] = await database.query<{ number: number; lock_key: number }>(
+        "insert into mail.worker (name) values ('here:1') returning number, lock_key",
       )
-      await inTransaction(db, (trx) => forgetWorker(trx, row?.number ?? 0))
+      assert.ok(row)
+      await inTransaction(db, (trx) => forgetWorker(trx, row))
     },
     repair: sql("update mail.worker_death set died_at = died_at - interval '11 minutes'"),
   },

@@ -40,7 +40,11 @@ async function registerWorker({ query }: TestDatabase): Promise<number> {
 async function live(t: TestContext, database: TestDatabase, worker: number): Promise<() => Promise<void>> {
   const client = new Client({ connectionString: database.url })
   await client.connect()
-  await client.query('select pg_advisory_lock($1, $2)', [WORKER_LOCK, worker])
+  await client.query(
+    `with mine as (update mail.worker set backend_pid = pg_backend_pid() where number = $2 returning lock_key)
+     select pg_advisory_lock($1, lock_key) from mine`,
+    [WORKER_LOCK, worker],
+  )
   let ended: Promise<void> | undefined
   const die = () => {
     ended ??= client.end()

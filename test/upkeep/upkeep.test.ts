@@ -39,7 +39,10 @@ test('attachments go when no message uses them and nobody gave them for a day', 
   await database.query(
     "insert into mail.attachment_use values (sha256('used'), '2020-01-01', 'transactional')",
   )
-  await database.query("select mail.attach('again')")
+  await database.query(
+    `select mail.attach('again');
+     insert into mail.attachment_given (sha256, content, given_at) values (sha256('old'), 'old', now() - interval '26 h')`,
+  )
   const db = open(database)
   const left = async () => {
     const rows = await database.query<{ name: string }>(
@@ -48,10 +51,14 @@ test('attachments go when no message uses them and nobody gave them for a day', 
     return rows.map(({ name }) => name)
   }
   assert.equal(await purgeAttachments(db), false)
-  assert.deepEqual(await left(), ['again', 'fresh', 'used'])
+  assert.deepEqual(await left(), ['fresh', 'used'])
+  const given = await database.query(
+    "select convert_from(content, 'UTF8') as name from mail.attachment_given",
+  )
+  assert.deepEqual(given, [{ name: 'again' }])
   await database.query("delete from mail.attachment_use where day < '2021-01-01'")
   await purgeAttachments(db)
-  assert.deepEqual(await left(), ['again', 'fresh'])
+  assert.deepEqual(await left(), ['fresh'])
 })
 
 test('an attachment that a message is about to use is not taken from under it', async (t) => {
