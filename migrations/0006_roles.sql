@@ -26,6 +26,10 @@ begin
   revoke all on schema mail from public;
   revoke all on all functions in schema mail from public;
   revoke all on all functions in schema pgboss from public;
+  -- Of functions that are made later, too. Not of a user who owns other things in this database as well.
+  if current_user = 'mail_owner' then
+    alter default privileges revoke execute on functions from public;
+  end if;
 
   foreach role in array array['mail_service', 'mail_enqueue', 'mail_operator', 'mail_reader'] loop
     if to_regrole(role) is null then

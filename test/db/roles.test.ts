@@ -1,3 +1,4 @@
+/** What each role does with its rights; that it has no others is in test/security/rights.test.ts. */
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
 import { Client, type QueryResultRow } from 'pg'
@@ -90,27 +91,6 @@ const OPERATOR_TABLES = [
   'lifeline',
   'hold_setting',
 ]
-const SECRET_TABLES = [
-  'message_content',
-  'message_prepared',
-  'attachment',
-  'attachment_use',
-  'api_key',
-  'api_key_bucket',
-  'inbox',
-  'feedback',
-  'intake',
-  'outbox',
-  'template',
-  'template_version',
-  'finder',
-  'secret',
-  'suppression_hash',
-  'webhook_secret',
-  'webhook_delivery',
-  'alert_target',
-]
-
 /** Statements that change what only the service, through its own code, may change. */
 const WRITES = [
   "update mail.message set status = 'canceled'",
@@ -202,12 +182,7 @@ describe('mail_enqueue', () => {
     await mayNot('mail_enqueue', ["select setval('mail.message_seq', 1)"])
   })
 
-  test('reads nothing and changes nothing', async () => {
-    const tables = [...OPERATOR_TABLES, ...SECRET_TABLES, 'idempotency', 'migration']
-    await mayNot(
-      'mail_enqueue',
-      tables.map((table) => `select * from mail.${table}`),
-    )
+  test('changes nothing, and asks nothing', async () => {
     await mayNot('mail_enqueue', WRITES)
     await mayNot('mail_enqueue', [
       'delete from mail.outbox',
@@ -224,12 +199,7 @@ describe('mail_reader', () => {
     for (const view of READER_VIEWS) await as('mail_reader', `select * from mail.${view}`)
   })
 
-  test('may not look at messages, events, bodies or keys, and changes nothing', async () => {
-    const tables = [...OPERATOR_TABLES, ...SECRET_TABLES].filter((table) => !READER_VIEWS.includes(table))
-    await mayNot(
-      'mail_reader',
-      tables.map((table) => `select * from mail.${table}`),
-    )
+  test('changes nothing, and asks nothing about single messages', async () => {
     await mayNot('mail_reader', WRITES)
     await mayNot('mail_reader', [
       `insert into mail.outbox (message) values ('${MAIL}')`,
@@ -303,11 +273,7 @@ describe('mail_operator', () => {
     await mayNot('mail_operator', ['select url from mail.alert_target'])
   })
 
-  test('may not read bodies or keys, and changes nothing by hand', async () => {
-    await mayNot(
-      'mail_operator',
-      SECRET_TABLES.map((table) => `select * from mail.${table}`),
-    )
+  test('changes nothing by hand', async () => {
     await mayNot('mail_operator', WRITES)
     await mayNot('mail_operator', [
       `insert into mail.outbox (message) values ('${MAIL}')`,
@@ -364,18 +330,6 @@ describe('mail_service', () => {
 })
 
 describe('the catalog', () => {
-  test('every function that runs with its owner’s rights pins its search path', async () => {
-    const functions = await database.query<{ name: string; config: string[] | null }>(
-      `select oid::regprocedure::text as name, proconfig as config
-       from pg_proc
-       where prosecdef and pronamespace in ('mail'::regnamespace, 'pgboss'::regnamespace)`,
-    )
-    assert.ok(functions.length >= 5)
-    for (const { name, config } of functions) {
-      assert.ok(config?.includes('search_path=pg_catalog, mail, pg_temp'), name)
-    }
-  })
-
   test('every function of ours pins its search path', async () => {
     const loose = await database.query(
       `select oid::regprocedure::text from pg_proc

@@ -1,11 +1,11 @@
 /** What somebody who holds the password of an app, a reader or an operator can do to the service: nothing of this. */
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
-import { Client } from 'pg'
 import { WORKER_LOCK } from '../../src/db/session.ts'
 import { BELL_CHANNEL } from '../../src/queue/bells.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { logInAs } from '../support/login.ts'
 import { post, untilStatus } from '../support/messages.ts'
 import { orderMail, startTestService, type TestService } from '../support/service.ts'
 import { type SmtpSink, startSmtpSink } from '../support/smtp-sink.ts'
@@ -30,15 +30,6 @@ before(async (t) => {
   service = await startTestService(database, { SMTP_URL: sink.url })
 })
 
-/** A session of this role, which ends with the database. */
-async function connectAs(role: string, where: TestDatabase = database): Promise<Client> {
-  const client = new Client({ connectionString: where.url })
-  await client.connect()
-  where.beforeDrop(() => client.end())
-  await client.query(`set session authorization ${role}`)
-  return client
-}
-
 /** Hands in one good message over the fast door; resolves when it was sent. */
 async function assertMailFlows(): Promise<void> {
   const [row] = await database.query<{ id: string }>(
@@ -50,7 +41,7 @@ async function assertMailFlows(): Promise<void> {
 
 describe('a session of an app that stays open', () => {
   test('and holds rows of both doors holds up nobody else’s', async () => {
-    const app = await connectAs('mail_enqueue')
+    const app = await logInAs(database, 'mail_enqueue')
     await app.query(`begin; insert into mail.intake (message, priority) values ('${MAIL}', 0)`)
     await app.query(`insert into mail.outbox (message, priority) values ('${MAIL}', 0)`)
     await app.query(`select mail.send('${MAIL}', 'held-open')`)
@@ -60,7 +51,7 @@ describe('a session of an app that stays open', () => {
 
   test('and has handed in bytes does not hold up mail that carries the same', async () => {
     const logo = Buffer.from('the logo of everybody')
-    const app = await connectAs('mail_enqueue')
+    const app = await logInAs(database, 'mail_enqueue')
     await app.query('begin')
     await app.query('select mail.attach($1)', [logo])
     const attachments = [{ filename: 'logo.png', content: logo.toString('base64') }]
@@ -68,7 +59,7 @@ describe('a session of an app that stays open', () => {
       'insert into mail.outbox (message) values ($1) returning id',
       [JSON.stringify(orderMail({ attachments }))],
     )
-    const other = await connectAs('mail_enqueue')
+    const other = await logInAs(database, 'mail_enqueue')
     await other.query("set statement_timeout = '5s'")
     await other.query('select mail.attach($1)', [logo])
     await untilStatus(database, row?.id ?? '', 'sent')
@@ -84,7 +75,7 @@ describe('advisory locks, which anybody can take,', () => {
     const fresh = await createTestDatabase(t)
     const names = await fresh.query<{ name: string }>('select name from mail.latch')
     assert.ok(names.length >= 8)
-    const app = await connectAs('mail_enqueue', fresh)
+    const app = await logInAs(fresh, 'mail_enqueue')
     for (const name of [...names.map((row) => row.name), 'migrate']) {
       await app.query('select pg_advisory_lock(hashtextextended($1, 0))', [`mail.${name}`])
     }
@@ -106,7 +97,7 @@ describe('advisory locks, which anybody can take,', () => {
 
 describe('a bell that anybody can ring', () => {
   test('is a hint and no more', async () => {
-    const app = await connectAs('mail_reader')
+    const app = await logInAs(database, 'mail_reader')
     for (const payload of ['', ' ', 'x', '{"a":1}', `a ${'process.transactional '.repeat(300)}`, '\u0001']) {
       await app.query('select pg_notify($1, $2)', [BELL_CHANNEL, payload])
     }
@@ -135,7 +126,7 @@ const ODD_ROWS: readonly (readonly [what: string, message: string, key?: string]
 
 describe('a row that nobody expects', () => {
   test('stops neither the mover nor the rows around it', async () => {
-    const app = await connectAs('mail_enqueue')
+    const app = await logInAs(database, 'mail_enqueue')
     for (const [what, message, key] of ODD_ROWS) {
       for (const door of ['intake', 'outbox']) {
         // A second one under the same key is compared with the first.
@@ -171,7 +162,7 @@ describe('what was written in mail', () => {
        group by 1 order by 1`,
       [role],
     )
-    const session = await connectAs(role)
+    const session = await logInAs(database, role)
     const found: string[] = []
     for (const { name, columns } of relations) {
       const { rows } = await session.query<{ row: string }>(
