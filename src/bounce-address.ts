@@ -1,4 +1,5 @@
-import { createHmac, timingSafeEqual } from 'node:crypto'
+import { createHmac } from 'node:crypto'
+import { isSameSecret } from './same-secret.ts'
 
 /**
  * Envelope senders of our own, one for each message (VERP): `bounce+<id>-<tag>@<bounce domain>`. A report that comes
@@ -29,7 +30,7 @@ export function createBounceAddresses(secret: Buffer): BounceAddresses {
       const [found, hex = '', given = ''] = ADDRESS.exec(text) ?? []
       if (found === undefined) return undefined
       const id = hex.toLowerCase()
-      const isOurs = timingSafeEqual(Buffer.from(given.toLowerCase()), Buffer.from(tagOf(id)))
+      const isOurs = isSameSecret(given.toLowerCase(), tagOf(id))
       return isOurs ? { messageId: uuidOf(id) } : 'forged'
     },
   }

@@ -1,4 +1,5 @@
-import { createCipheriv, createDecipheriv, createHmac, timingSafeEqual } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createHmac } from 'node:crypto'
+import { isSameSecret } from './same-secret.ts'
 
 /** Who unsubscribes from what, and the message that offered it. */
 export type Unsubscription = {
@@ -65,7 +66,7 @@ function open(keys: Keys, token: string): Unsubscription | undefined {
   const tag = bytes.subarray(0, TAG_BYTES)
   const decipher = createDecipheriv(CIPHER, keys.cipher, tag)
   const plain = Buffer.concat([decipher.update(bytes.subarray(TAG_BYTES)), decipher.final()])
-  if (!timingSafeEqual(tagOf(keys, plain), tag)) return undefined
+  if (!isSameSecret(tagOf(keys, plain), tag)) return undefined
   const [stream = '', address = ''] = plain.toString('utf8', ID_BYTES).split(' ')
   return { messageId: uuidOf(plain), stream, address }
 }

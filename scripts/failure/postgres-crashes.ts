@@ -85,13 +85,19 @@ export async function performCrashes(scene: Scene, scale: CrashScale, crash: Cra
     recoveriesS: kills.map(({ backAt }) => firstAfter(durableAt, backAt)),
     allowedDuplicates: rescued,
     broken: [
-      ...(kills.length < scale.kills ? [`only ${kills.length} of ${scale.kills} kills came before the end`] : []),
+      ...(kills.length < scale.kills
+        ? [`only ${kills.length} of ${scale.kills} kills came before the end`]
+        : []),
       ...faultsOf(durable, [200, 503]),
       ...faultsOf(quick, [200, 503]),
       ...services
         .filter(({ process }) => process.exitCode !== null || process.signalCode !== null)
         .map(({ pid, output }) => `process ${pid} ended: ${output().slice(-1_000)}`),
-      ...rangesBroken(kills, losses, lostBuffered.map((key) => bufferedAt.get(key) ?? 0)),
+      ...rangesBroken(
+        kills,
+        losses,
+        lostBuffered.map((key) => bufferedAt.get(key) ?? 0),
+      ),
       ...(sum(losses.map((loss) => loss.atLeast)) > lostBuffered.length + unanswered(scene, bufferedAt).length
         ? ['mail.intake_loss claims more buffered messages at least than were lost']
         : []),
@@ -161,7 +167,9 @@ function rangesBroken(
     const until = kills[n]?.backAt ?? Number.POSITIVE_INFINITY
     const lost = lostAcknowledgedAt.filter((at) => at > since && at <= until).length
     return [
-      ...(lost > atMost ? [`crash ${n + 1} took ${lost} buffered messages, and at most ${atMost} are said`] : []),
+      ...(lost > atMost
+        ? [`crash ${n + 1} took ${lost} buffered messages, and at most ${atMost} are said`]
+        : []),
       ...(atMost - atLeast > MAX_WIDTH ? [`the range of crash ${n + 1} is ${atLeast} to ${atMost}`] : []),
     ]
   })
@@ -169,9 +177,7 @@ function rangesBroken(
 
 /** Buffered messages whose answer never came and that did not come out: nobody knows whether they were ever appended. */
 function unanswered({ ledger }: Scene, acknowledged: ReadonlyMap<string, number>): string[] {
-  return ledger
-    .undelivered()
-    .filter((key) => !acknowledged.has(key) && BUFFERED.test(key))
+  return ledger.undelivered().filter((key) => !acknowledged.has(key) && BUFFERED.test(key))
 }
 
 function faultsOf(report: ClientsReport, expected: readonly number[]): string[] {
@@ -193,7 +199,9 @@ async function rescuedIn({ query }: KillablePostgres): Promise<number> {
 
 /** -1 while the server does not answer. */
 async function rowsOf({ query }: KillablePostgres, table: 'intake_canary' | 'intake_loss'): Promise<number> {
-  const rows = await query<{ rows: number }>(`select count(*)::integer as rows from mail.${table}`).catch(() => [])
+  const rows = await query<{ rows: number }>(`select count(*)::integer as rows from mail.${table}`).catch(
+    () => [],
+  )
   return rows[0]?.rows ?? -1
 }
 

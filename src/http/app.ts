@@ -25,6 +25,7 @@ import { metricsRoutes } from './metrics.ts'
 import { openApiRoutes } from './openapi-file.ts'
 import { limitRequests, RequestRates } from './request-rate.ts'
 import { scaleRoutes } from './scale.ts'
+import { addSecurityHeaders } from './security-headers.ts'
 import { statsRoutes } from './stats.ts'
 import { suppressionImportRoutes } from './suppression-csv.ts'
 import { suppressionRoutes } from './suppressions.ts'
@@ -115,6 +116,7 @@ export function createApp(deps: AppDeps): Hono {
 export function createServiceApp(deps: ServiceDeps): Hono {
   const app = new Hono()
   if (deps.onRequest !== undefined) app.use(measureRequests(deps.onRequest))
+  app.use(addSecurityHeaders)
   app.onError((error, c) => answerError(deps, error, c))
   app.notFound((c) => answerNotFound(app, c))
   app.route('/', healthRoutes(deps))

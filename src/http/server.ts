@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import type { Hono } from 'hono'
 import { faultOf, NO_PATH, type RequestFault } from './request-faults.ts'
+import { SECURITY_HEADERS } from './security-headers.ts'
 
 export type HttpServer = {
   readonly url: string
@@ -34,6 +35,9 @@ const NO_EXPECTATION: RequestFault = {
   status: 417,
   message: 'The header `Expect` of the request can only be `100-continue`.',
 }
+
+/** Of what is answered before the app. */
+const REFUSAL_HEADERS = { 'Content-Type': 'application/json', ...SECURITY_HEADERS } as const
 
 export async function listen(
   app: Hono,
@@ -99,7 +103,7 @@ function answerRequestError(error: unknown): Response {
   if (!(error instanceof RequestError)) throw error
   return new Response(bodyOf(NO_PATH), {
     status: NO_PATH.status,
-    headers: { 'Content-Type': 'application/json' },
+    headers: REFUSAL_HEADERS,
   })
 }
 
@@ -141,11 +145,16 @@ function bodyOf({ status, message }: RequestFault): string {
 
 function refuse(outgoing: ServerResponse, fault: RequestFault): void {
   const body = bodyOf(fault)
-  const headers = { 'Content-Type': 'application/json', 'Content-Length': body.length, Connection: 'close' }
+  const headers = { ...REFUSAL_HEADERS, 'Content-Length': body.length, Connection: 'close' }
   outgoing.writeHead(fault.status, headers).end(body)
 }
 
 function answerOf(fault: RequestFault): string {
   const body = bodyOf(fault)
-  return `HTTP/1.1 ${fault.status} ${STATUS_CODES[fault.status]}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\nConnection: close\r\n\r\n${body}`
+  const headers = Object.entries({ ...REFUSAL_HEADERS, 'Content-Length': body.length, Connection: 'close' })
+  const head = [
+    `HTTP/1.1 ${fault.status} ${STATUS_CODES[fault.status]}`,
+    ...headers.map((pair) => pair.join(': ')),
+  ]
+  return `${head.join('\r\n')}\r\n\r\n${body}`
 }

@@ -1,6 +1,6 @@
-import { timingSafeEqual } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
+import { isSameSecret } from '../same-secret.ts'
 import { readKey, sha256 } from './key-format.ts'
 import { type Caller, KEY_SCOPES, type StoredKey } from './keys.ts'
 
@@ -56,7 +56,7 @@ export class Keyring {
   /** With `mayAsk` false the database is asked only about keys that were right before. */
   async identify(text: string, { mayAsk } = { mayAsk: true }): Promise<Caller | undefined> {
     const fingerprint = sha256(text)
-    if (this.#bootstrapHash !== undefined && timingSafeEqual(fingerprint, this.#bootstrapHash)) {
+    if (this.#bootstrapHash !== undefined && isSameSecret(fingerprint, this.#bootstrapHash)) {
       return BOOTSTRAP
     }
     const read = readKey(text)
@@ -132,8 +132,8 @@ async function lookUp(db: Database, key: { id: string; secret: string }): Promis
   const row = await findRow(db, key.id)
   const given = sha256(key.secret)
   // Both compared, and also when there is no such row: the time taken must not tell which ids exist.
-  const isCurrent = timingSafeEqual(given, row?.hash ?? NO_HASH)
-  const isPrevious = timingSafeEqual(given, row?.previous_hash ?? NO_HASH)
+  const isCurrent = isSameSecret(given, row?.hash ?? NO_HASH)
+  const isPrevious = isSameSecret(given, row?.previous_hash ?? NO_HASH)
   return row !== undefined && (isCurrent || isPrevious) ? callerOf(row) : undefined
 }
 

@@ -123,7 +123,12 @@ export function settle(status: 'sent' | 'deferred'): MakeSide {
 export const rescue: MakeSide = ({ boss, worker }) => ({
   pauses: 2,
   act: async (trx, pause) => {
-    await forgetWorker(trx, worker)
+    const dead = await trx
+      .selectFrom('mail.worker')
+      .select(['number', 'lock_key'])
+      .where('number', '=', worker)
+      .executeTakeFirst()
+    if (dead !== undefined) await forgetWorker(trx, dead)
     await pause()
     const messages = await rescueMessages(trx, worker)
     await pause()

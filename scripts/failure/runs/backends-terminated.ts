@@ -18,7 +18,8 @@ const FIRST_BY_SQL = 1_000_001
  */
 export const backendsTerminated = failureRun({
   name: 'backends-terminated',
-  promise: 'connections ended at random, five a second, lose nothing, double nothing, and cost a caller at most a 503',
+  promise:
+    'connections ended at random, five a second, lose nothing, double nothing, and cost a caller at most a 503',
   limitMinutes: 15,
   full: { byRest: 5_000, bySql: 5_000, perS: 100, least: 100 },
   short: { byRest: 150, bySql: 200, perS: 50, least: 5 },
@@ -37,14 +38,19 @@ export const backendsTerminated = failureRun({
     const terminating = terminateBackends(server, ending.signal)
     const [clients] = await Promise.all([
       runClients({ ledger, count: byRest, clients: 64, perS, url: () => api.url }),
-      inPieces(bySql, (byRest / perS) * 1_000, (first, count) =>
-        insertAll(server, ledger, count, { first }),
-      ),
+      inPieces(bySql, (byRest / perS) * 1_000, (first, count) => insertAll(server, ledger, count, { first })),
     ])
     await untilDrained(server, ledger)
     ending.abort()
     const terminated = await terminating
-    for (const w of workers) scene.say(w.output().split('\n').filter((l) => /session|registered|died|taken/.test(l)).join('\n'))
+    for (const w of workers)
+      scene.say(
+        w
+          .output()
+          .split('\n')
+          .filter((l) => /session|registered|died|taken/.test(l))
+          .join('\n'),
+      )
     const seconds = (performance.now() - startedAt) / 1_000
     const [state] = await server.query<{ rescued: number }>(
       `select count(*)::integer as rescued from mail.event where type = 'recovered'`,

@@ -1,5 +1,6 @@
+import { isSameSecret } from '../../same-secret.ts'
 import { digestKey } from '../digest-key.ts'
-import { type Delivery, isSame, refused, type Verdict } from './proof.ts'
+import { type Delivery, refused, type Verdict } from './proof.ts'
 
 const AUTHORIZATION = /^(Basic|Bearer) ([\x21-\x7e]{1,2000})$/i
 
@@ -15,7 +16,7 @@ export function verifyCredentials({ header, body }: Delivery, secrets: readonly 
   const isBasic = scheme.toLowerCase() === 'basic'
   const given = isBasic ? Buffer.from(value, 'base64') : value
   // All of them are compared, so that the time taken does not tell which one was right.
-  const fitting = secrets.filter((secret) => isSame(given, secret) && secret.includes(':') === isBasic)
+  const fitting = secrets.filter((secret) => isSameSecret(given, secret) && secret.includes(':') === isBasic)
   return fitting.length > 0 ? provedMail(body) : refused('credentials_wrong')
 }
 

@@ -1,8 +1,9 @@
 import { createHmac } from 'node:crypto'
 import { z } from 'zod'
+import { isSameSecret } from '../../same-secret.ts'
 import { digestKey } from '../digest-key.ts'
 import { readJson } from '../read-json.ts'
-import { type Delivery, isFresh, isSame, readSeconds, refused, type Verdict } from './proof.ts'
+import { type Delivery, isFresh, readSeconds, refused, type Verdict } from './proof.ts'
 
 /**
  * Mailgun repeats for eight hours, and its documentation warns of delays. A token counts once, whatever its age,
@@ -33,7 +34,7 @@ export function verifyMailgun({ body }: Delivery, secrets: readonly string[], no
   if (!isFresh(seconds * 1_000, nowMs, TOLERANCE)) return refused('timestamp_outside_tolerance')
   const isSigned = secrets.some((secret) => {
     const expected = createHmac('sha256', secret).update(timestamp).update(token).digest('hex')
-    return isSame(signature, expected) || (parent !== undefined && isSame(parent, expected))
+    return isSameSecret(signature, expected) || (parent !== undefined && isSameSecret(parent, expected))
   })
   // Timestamp and token are signed as one string: only together do they tell two deliveries apart.
   return isSigned ? { kind: 'proved', eventKey: digestKey(timestamp + token) } : refused('signature_wrong')

@@ -1,6 +1,7 @@
+import { isSameSecret } from '../../same-secret.ts'
 import { digestKey } from '../digest-key.ts'
 import { field, readJson, textOf } from '../read-json.ts'
-import { type Delivery, isSame, refused, type Verdict } from './proof.ts'
+import { type Delivery, refused, type Verdict } from './proof.ts'
 
 const BASIC = /^Basic ([A-Za-z0-9+/]{1,2000}={0,2})$/i
 const TIMES = ['DeliveredAt', 'BouncedAt', 'ReceivedAt', 'ChangedAt'] as const
@@ -17,7 +18,7 @@ export function verifyPostmark({ header, body }: Delivery, secrets: readonly str
   if (secrets.some((secret) => !secret.includes(':'))) return { kind: 'unchecked', reason: 'secret_unusable' }
   const given = Buffer.from(encoded, 'base64')
   // All of them are compared, so that the time taken does not tell which one was right.
-  const isKnown = secrets.filter((secret) => isSame(given, secret)).length > 0
+  const isKnown = secrets.filter((secret) => isSameSecret(given, secret)).length > 0
   return isKnown ? { kind: 'proved', eventKey: keyOf(body) } : refused('credentials_wrong')
 }
 

@@ -1,5 +1,3 @@
-import { hash, timingSafeEqual } from 'node:crypto'
-
 /** One request as it came. Nothing in it is believed before its proof was checked. */
 export type Delivery = {
   readonly header: (name: string) => string | undefined
@@ -43,15 +41,6 @@ export type Verdict =
 
 export function refused(reason: Refusal): Verdict {
   return { kind: 'refused', reason }
-}
-
-/** Compares digests, which have one length, so that the time taken tells nothing of either side. */
-export function isSame(left: string | Buffer, right: string | Buffer): boolean {
-  return timingSafeEqual(digest(left), digest(right))
-}
-
-function digest(value: string | Buffer): Buffer {
-  return hash('sha256', value, 'buffer')
 }
 
 /** Whole seconds since the epoch as a header or field has them; undefined for anything else. */

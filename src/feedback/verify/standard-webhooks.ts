@@ -1,5 +1,6 @@
 import { createHmac } from 'node:crypto'
-import { type Delivery, isFresh, isSame, readSeconds, refused, type Verdict } from './proof.ts'
+import { isSameSecret } from '../../same-secret.ts'
+import { type Delivery, isFresh, readSeconds, refused, type Verdict } from './proof.ts'
 
 /** Standard Webhooks, "Verifying webhook authenticity": five minutes either way. */
 const TOLERANCE = { pastS: 300, futureS: 300 }
@@ -39,7 +40,7 @@ export function verifyStandardWebhook(
       .update(`${id}.${timestamp}.`)
       .update(body)
       .digest('base64')
-    return given.some((each) => isSame(each, expected))
+    return given.some((each) => isSameSecret(each, expected))
   })
   return isSigned ? { kind: 'proved', eventKey: id } : refused('signature_wrong')
 }

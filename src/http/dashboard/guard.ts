@@ -1,8 +1,9 @@
 import { createMiddleware } from 'hono/factory'
 import { html } from 'hono/html'
+import { isSameSecret } from '../../same-secret.ts'
 import { dropSession, isFromOwnPage, sessionTokenOf } from './cookie.ts'
 import { type DashboardEnv, type PageContext, show } from './frame.ts'
-import { isSame, type Sessions } from './session.ts'
+import type { Sessions } from './session.ts'
 
 export type GuardDeps = {
   readonly sessions: Sessions
@@ -82,7 +83,7 @@ export function requireOwnForm({ publicUrl }: GuardDeps) {
       return undefined
     }
     const form = await readForm(c)
-    const isOwn = isSame(form.get('form_token') ?? '', c.get('session').formToken)
+    const isOwn = isSameSecret(form.get('form_token') ?? '', c.get('session').formToken)
     if (!isOwn || !isFromOwnPage(c, publicUrl)) return showStale(c)
     c.set('form', form)
     await next()

@@ -1,6 +1,7 @@
 import { html } from 'hono/html'
+import { isSameSecret } from '../../same-secret.ts'
 import type { Html, PageContext } from './frame.ts'
-import { isSame, type Session } from './session.ts'
+import type { Session } from './session.ts'
 
 /**
  * What an action came to, shown on the page that its form leads to. It travels in the address, so that loading the page
@@ -24,7 +25,7 @@ export function redirectWith(c: PageContext, path: string, notice: Notice): Resp
 
 export function noticeIn(c: PageContext, session: Session): Html | string {
   const text = c.req.query('notice') ?? ''
-  if (text === '' || !isSame(c.req.query('proof') ?? '', session.sign(`notice ${text}`))) return ''
+  if (text === '' || !isSameSecret(c.req.query('proof') ?? '', session.sign(`notice ${text}`))) return ''
   const [, tone = 'done', said = ''] = /^(\w+) (.*)$/s.exec(text) ?? []
   const word = TONES[tone as keyof typeof TONES]
   return html`<p class="notice ${tone}" role="status"><strong>${word}:</strong> ${said}</p>`

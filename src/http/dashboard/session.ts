@@ -1,9 +1,10 @@
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
+import { createHmac, randomBytes } from 'node:crypto'
 import type { Clock } from '../../database-clock.ts'
 import type { Database } from '../../db/pool.ts'
 import { hashesOf } from '../../keys/key-format.ts'
 import type { Keyring } from '../../keys/keyring.ts'
 import type { Caller } from '../../keys/keys.ts'
+import { isSameSecret } from '../../same-secret.ts'
 import { readSecret } from '../../secret.ts'
 
 /**
@@ -53,7 +54,7 @@ export function createSessions({ db, keyring, clock }: SessionDeps): Sessions {
     async open({ keyId }, key) {
       const given = hashesOf(key)
       const holder = await keyring.holderOf(keyId)
-      const hash = holder?.hashes.find((each) => given.some((text) => text.equals(each)))
+      const hash = holder?.hashes.find((each) => given.some((text) => isSameSecret(text, each)))
       if (hash === undefined) return undefined
       const expiresAt = Math.floor(clock.now() / 1_000) + SESSION_S
       const named = `${keyId}.${expiresAt}.${randomBytes(16).toString('base64url')}`
@@ -66,17 +67,12 @@ export function createSessions({ db, keyring, clock }: SessionDeps): Sessions {
       const holder = await keyring.holderOf(keyId)
       const named = `${keyId}.${expiry}.${nonce}`
       const key = await keyOf()
-      const isOurs = holder?.hashes.some((hash) => isSame(proof, proofOf(key, named, hash)))
+      const isOurs = holder?.hashes.some((hash) => isSameSecret(proof, proofOf(key, named, hash)))
       if (holder === undefined || isOurs !== true) return undefined
       const sign = (text: string) => digest(key, `text ${token}`, text)
       return { caller: holder.caller, expiresAt, formToken: sign('form'), sign }
     },
   }
-}
-
-export function isSame(given: string, right: string): boolean {
-  const [a, b] = [Buffer.from(given), Buffer.from(right)]
-  return a.length === b.length && timingSafeEqual(a, b)
 }
 
 function proofOf(key: Buffer, named: string, hash: Buffer): string {
