@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { access, chmod, constants, mkdir } from 'node:fs/promises'
 import { dirname, join, relative, resolve, sep } from 'node:path'
+import { CHILD_ENV } from './embedded-environment.ts'
 import { codeOf, EmbeddedPostgresError } from './embedded-error.ts'
 
 /** Postgres refuses to run as root, so a root process starts it as one of these. */
@@ -60,7 +61,10 @@ export function firstUnreachable(path: string, account: Account): string | undef
   const script = 'for p do [ -x "$p" ] || { printf %s "$p"; exit 1; }; done'
   const { uid, gid } = account
   const existing = realpathSync(nearestExisting(path))
-  const asked = spawnSync('/bin/sh', ['-c', script, 'sh', ...pathsDownTo(existing)], { uid, gid, cwd: '/' })
+  const asked = spawnSync('/bin/sh', ['-c', script, 'sh', ...pathsDownTo(existing)], {
+    ...{ uid, gid, cwd: '/' },
+    env: CHILD_ENV,
+  })
   if (asked.error) {
     throw new EmbeddedPostgresError(
       'account_unavailable',
@@ -102,7 +106,7 @@ function lookUp(name: string): Account | undefined {
 
 /** The one-line answer of a system command; undefined when it fails or does not exist here. */
 function ask(command: string, ...args: string[]): string | undefined {
-  const answer = spawnSync(command, args, { encoding: 'utf8' })
+  const answer = spawnSync(command, args, { encoding: 'utf8', env: CHILD_ENV })
   return answer.status === 0 ? answer.stdout.trim() : undefined
 }
 

@@ -6,6 +6,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { z } from 'zod'
 import { type Account, firstUnreachable, SYSTEM_DIR } from './embedded-account.ts'
+import { CHILD_ENV } from './embedded-environment.ts'
 import { codeOf, EmbeddedPostgresError } from './embedded-error.ts'
 
 const run = promisify(execFile)
@@ -46,7 +47,7 @@ export async function locateBinaries(options: {
 async function readMajorVersion(postgres: string, account: Account | undefined): Promise<number> {
   const identity = account ? { uid: account.uid, gid: account.gid } : {}
   try {
-    const { stdout } = await run(postgres, ['--version'], { cwd: '/', ...identity })
+    const { stdout } = await run(postgres, ['--version'], { cwd: '/', env: CHILD_ENV, ...identity })
     return Number(/\d+/.exec(stdout)?.[0])
   } catch (error) {
     throw new EmbeddedPostgresError(

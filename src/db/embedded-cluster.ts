@@ -7,6 +7,7 @@ import { promisify } from 'node:util'
 import { z } from 'zod'
 import type { Account } from './embedded-account.ts'
 import type { Binaries } from './embedded-binaries.ts'
+import { CHILD_ENV } from './embedded-environment.ts'
 import { codeOf, EmbeddedPostgresError } from './embedded-error.ts'
 
 const run = promisify(execFile)
@@ -106,7 +107,7 @@ async function checkOwner(files: Files, account: Account | undefined): Promise<v
   const { uid } = await stat(files.cluster)
   if (uid === (account?.uid ?? process.getuid?.())) return
   if (account !== undefined && uid === 0) {
-    await run('chown', ['-hR', `${account.uid}:${account.gid}`, files.cluster])
+    await run('chown', ['-hR', `${account.uid}:${account.gid}`, files.cluster], { env: CHILD_ENV })
     return
   }
   throw new EmbeddedPostgresError(
@@ -143,7 +144,7 @@ function initdbFlags(binaries: Binaries, isDurable: boolean): string[] {
 async function runInitdb(initdb: string, args: string[], account: Account | undefined): Promise<void> {
   const identity = account ? { uid: account.uid, gid: account.gid } : {}
   try {
-    await run(initdb, args, { cwd: '/', env: POSTGRES_ENV, ...identity })
+    await run(initdb, args, { cwd: '/', env: CHILD_ENV, ...identity })
   } catch (error) {
     const said = error instanceof Error && 'stderr' in error ? String(error.stderr).trim() : ''
     throw new EmbeddedPostgresError(
@@ -161,9 +162,6 @@ async function removePartials(files: Files): Promise<void> {
       await rm(join(files.dataDir, name), { recursive: true, force: true })
   }
 }
-
-/** Nothing of the caller's environment: PGDATA, PGPORT, LC_ALL and others would change what Postgres does. */
-export const POSTGRES_ENV = { PATH: process.env.PATH ?? '/usr/bin:/bin', LC_ALL: 'C' }
 
 /**
  * In the file rather than on the command line, so that `alter system` and an editor can change them. Durability stays

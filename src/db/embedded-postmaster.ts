@@ -16,7 +16,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Client } from 'pg'
 import type { Account } from './embedded-account.ts'
-import { POSTGRES_ENV } from './embedded-cluster.ts'
+import { CHILD_ENV } from './embedded-environment.ts'
 import { codeOf, EmbeddedPostgresError } from './embedded-error.ts'
 import { startOf } from './embedded-owner.ts'
 
@@ -67,7 +67,7 @@ export function spawnPostmaster(options: {
   try {
     const child = spawn(options.postgres, ['-D', options.cluster, ...args], {
       cwd: '/',
-      env: POSTGRES_ENV,
+      env: CHILD_ENV,
       detached: true,
       stdio: ['ignore', log, log],
       ...identity,

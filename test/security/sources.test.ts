@@ -80,8 +80,14 @@ test('programs are started by the embedded Postgres alone, and a shell for one c
   const shells = find(/shell: *true|\bexec(?:Sync)?\(\s*['"`]|\/bin\/(?:ba)?sh\b|\bcmd\.exe\b/)
   // Whether another user reaches the paths, which are its arguments; only where root starts the embedded Postgres.
   assert.deepEqual(shells, [
-    "db/embedded-account.ts: const asked = spawnSync('/bin/sh', ['-c', script, 'sh', ...pathsDownTo(existing)], { uid, gid, cwd: '/' })",
+    "db/embedded-account.ts: const asked = spawnSync('/bin/sh', ['-c', script, 'sh', ...pathsDownTo(existing)], {",
   ])
+  for (const [file, source] of sources) {
+    for (const [call] of source.matchAll(/\b(?:spawn|spawnSync|run|execFile)\((?:[^()]|\([^()]*\))*\)/g)) {
+      if (source.includes('child_process'))
+        assert.match(call, /\benv: CHILD_ENV\b/, `${file}: our secrets are handed on`)
+    }
+  }
 })
 
 test('no text of a caller becomes code', () => {
