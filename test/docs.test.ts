@@ -40,6 +40,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/alerts.md': [],
   'docs/retention.md': [],
   'docs/monitoring.md': [],
+  'SECURITY.md': [],
 }
 
 /** What the session of a document promises to have done, as one value. */

@@ -46,7 +46,7 @@ test('a service that logs all it can, and is used rightly and wrongly, keeps eve
   const ask = async (path: string, options: Parameters<typeof service.request>[1] = {}) => {
     const response = await service.request(path, { headers, ...options })
     const body = await response.text()
-    answers.push(`${path}: ${body} ${JSON.stringify([...response.headers])}`)
+    answers.push(`${body} ${JSON.stringify([...response.headers])}`)
     return body
   }
   for (const stream of ['transactional', 'broken', 'named'])
@@ -89,7 +89,7 @@ test('a service that logs all it can, and is used rightly and wrongly, keeps eve
     '/docs',
     '/openapi.json',
   ]) {
-    answers.push(`${path}: ${await (await browser.request(path)).text()}`)
+    answers.push(`${await (await browser.request(path)).text()}`)
   }
   await eventually('two were sent, and the other two have failed', async () => {
     const rows = await database.query<{ stream: string; status: string; last_error: string | null }>(
@@ -122,10 +122,15 @@ test('a service that logs all it can, and is used rightly and wrongly, keeps eve
   }
   for (const word of words) {
     for (const [place, content] of Object.entries(places))
-      assert.ok(!content.includes(word), `${word} is in ${place}`)
+      assert.equal(around(content, word), undefined, place)
     // Endpoints are signed to with theirs; it is in a table of its own, which no role but the service reads.
     const expected = word === hook.signing_secret ? ['mail.webhook_secret'] : []
     assert.deepEqual(await tablesWith(database, word.replace(/^whsec_/, '')), expected, word)
   }
   assert.ok(words.length >= 9)
 })
+
+function around(content: string, word: string): string | undefined {
+  const at = content.indexOf(word)
+  return at === -1 ? undefined : content.slice(Math.max(0, at - 80), at + 20)
+}

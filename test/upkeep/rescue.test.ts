@@ -155,6 +155,27 @@ test('what a living worker holds is not touched, however long it takes', async (
   assert.equal((await readMessage(database, id))?.status, 'queued')
 })
 
+test('a lock in the hands of another session keeps nobody alive', async (t) => {
+  const database = await createTestDatabase(t)
+  const { rescuer, clock } = await createRescuer(database)
+  const worker = await registerWorker(database)
+  const die = await live(t, database, worker)
+  const id = await sending(database, worker, 'transactional', 1)
+  const other = new Client({ connectionString: database.url })
+  await other.connect()
+  database.beforeDrop(() => other.end())
+  const [row] = await database.query<{ lock_key: number }>('select lock_key from mail.worker')
+  // It queues for the lock, which whoever can connect sees in pg_locks, and has it when the worker dies.
+  const taken = other.query('select pg_advisory_lock($1, $2)', [WORKER_LOCK, row?.lock_key])
+  assert.equal(await rescuer.look(), 1)
+  await die()
+  await taken
+  assert.equal(await rescuer.look(), 0)
+  clock.now += GRACE_MS
+  await rescuer.look()
+  assert.equal((await readMessage(database, id))?.status, 'queued')
+})
+
 test('a worker that comes back within the grace keeps its work, and its next absence is counted anew', async (t) => {
   const database = await createTestDatabase(t)
   const { rescuer, clock } = await createRescuer(database)
