@@ -89,7 +89,3 @@ export function asLine({ object, rights }: Rights): string {
   const [kind = '', ...name] = object.split(' ')
   return `| ${kind} \`${name.join(' ')}\` | ${rights.map((words) => words || '—').join(' | ')} |`
 }
-
-export function asTable(rights: readonly Rights[]): string {
-  return rights.map(asLine).join('\n')
-}
