@@ -40,7 +40,7 @@ export function webhookTarget(text: string, hosts: readonly ListedHost[]): Webho
     )
   }
   const address = url.hostname.replace(/^\[(.*)\]$/, '$1')
-  if (isIP(address) !== 0 && reachOf(address, isIP(address)) !== 'public') {
+  if (isIP(address) !== 0 && reachOf(address) !== 'public') {
     return refused('its address is not public; a host of your own must be listed in SLUICE_WEBHOOK_HOSTS')
   }
   return { ok: true, allowHttp: false, allowPrivate: false, ports: PORTS }

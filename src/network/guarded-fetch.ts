@@ -116,8 +116,8 @@ async function resolve(url: URL, options: GuardedFetchOptions): Promise<readonly
   const hostname = url.hostname.replace(/^\[(.*)\]$/, '$1')
   const family = isIP(hostname)
   const addresses = family === 0 ? await resolveName(hostname, options) : [{ address: hostname, family }]
-  for (const { address, family } of addresses) {
-    const reach = reachOf(address, family)
+  for (const { address } of addresses) {
+    const reach = reachOf(address)
     if (reach === 'public' || (reach === 'private' && options.allowPrivate === true)) continue
     throw new GuardedFetchError(
       'address_refused',

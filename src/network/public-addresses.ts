@@ -1,4 +1,4 @@
-import { BlockList } from 'node:net'
+import { BlockList, isIP } from 'node:net'
 
 /** Ranges as `network/prefix`; the registries are at iana.org/assignments/iana-ipv4-special-registry and -ipv6-. */
 const PRIVATE = [
@@ -32,18 +32,24 @@ const NEVER = [
 const GLOBAL_UNICAST = ['2000::/3']
 
 const isPrivate = listOf(PRIVATE)
+const isPrivateIpv6 = listOf(PRIVATE.filter((range) => range.includes(':')))
 const isNever = listOf(NEVER)
 const isGlobal = listOf(GLOBAL_UNICAST)
 
 export type Reach = 'public' | 'private' | 'never'
 
-/** Where an IP address lies: in the internet, in a network of one's own, or nowhere that may be asked for anything. */
-export function reachOf(address: string, family: number): Reach {
+/**
+ * Where an IP address lies: in the internet, in a network of one's own, or nowhere that may be asked for anything. What is
+ * no address, or one of a link by its zone (`fe80::1%eth0`), is the last.
+ */
+export function reachOf(address: string): Reach {
+  const family = isIP(address)
+  if (family === 0 || address.includes('%')) return 'never'
   const type = family === 6 ? 'ipv6' : 'ipv4'
   if (isNever.check(address, type)) return 'never'
-  if (type === 'ipv6' && /^::ffff:/i.test(address)) return 'never'
-  if (isPrivate.check(address, type)) return 'private'
-  return type === 'ipv4' || isGlobal.check(address, type) ? 'public' : 'never'
+  // The list takes an IPv4-mapped address for the IPv4 address inside, whose connection this would not be.
+  if (type === 'ipv6' && !isGlobal.check(address, type) && !isPrivateIpv6.check(address, type)) return 'never'
+  return isPrivate.check(address, type) ? 'private' : 'public'
 }
 
 function listOf(ranges: readonly string[]): BlockList {

@@ -153,7 +153,14 @@ function claimOf(name: string, { headers, body }: Call): string {
     }
   }
   if (name === 'mailgun') return JSON.stringify((read() as { signature?: unknown } | undefined)?.signature)
-  if (name === 'ses') return JSON.stringify(read())
+  if (name === 'ses') {
+    // All that is believed of an envelope; its other fields are not signed, and not read.
+    const { Type, MessageId, TopicArn, Message, Subject, Timestamp } = (read() ?? {}) as Record<
+      string,
+      unknown
+    >
+    return JSON.stringify([Type, MessageId, TopicArn, Message, Subject, Timestamp])
+  }
   const proofs = Object.entries(headers).map(([header, value]) =>
     header.toLowerCase().endsWith('-signature') ? '' : value,
   )

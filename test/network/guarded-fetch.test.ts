@@ -85,7 +85,32 @@ describe('an address that is not public is refused in every notation', () => {
     ],
     ...['[fe80::1]', '[fec0::1]', '[fc00::1]', '[fd00:ec2::254]', '[ff02::1]', '[64:ff9b::7f00:1]'],
     ...['[64:ff9b:1::7f00:1]', '[2002:7f00:1::1]', '[2001::1]', '[2001:db8::1]', '[100::1]', '[4000::1]'],
-    ...['１２７.0.0.1', '127。0。0。1', '127.0.0.1.'],
+    ...[
+      '１２７.0.0.1',
+      '127。0。0。1',
+      '127.0.0.1.',
+      '①②⑦.⓪.⓪.①',
+      '%31%32%37.0.0.1',
+      '0x7f000001',
+      '017700000001',
+    ],
+    ...['127.0.1', '127.1.', '0x7f.0x0.0x0.0x1', '0177.0x0.1', '192.168.257', '10.1', '172.16.1'],
+    ...['192.0.0.192', '192.0.2.1', '192.88.99.1', '233.252.0.1', '100.64.0.0', '100.127.255.255', '0.1.2.3'],
+    ...[
+      '[::ffff:0:127.0.0.1]',
+      '[::ffff:169.254.169.254]',
+      '[0:0:0:0:0:0:127.0.0.1]',
+      '[64:ff9b::169.254.169.254]',
+    ],
+    ...[
+      '[2002:a9fe:a9fe::]',
+      '[2001:0:7f00:1::]',
+      '[febf::1]',
+      '[fdff::1]',
+      '[ff0e::1]',
+      '[5f00::1]',
+      '[3fff::1]',
+    ],
   ]
   for (const host of hosts) {
     test(host, async () => {
@@ -95,10 +120,32 @@ describe('an address that is not public is refused in every notation', () => {
 
   test('and what is public is not', () => {
     for (const address of ['8.8.8.8', '172.32.0.1', '100.63.255.255', '100.128.0.1', '11.0.0.1']) {
-      assert.equal(reachOf(address, 4), 'public', address)
+      assert.equal(reachOf(address), 'public', address)
     }
     for (const address of ['2606:4700::1111', '2a00:1450:4001::200e']) {
-      assert.equal(reachOf(address, 6), 'public', address)
+      assert.equal(reachOf(address), 'public', address)
+    }
+  })
+
+  test('however a resolver writes it, and also when what it says is no address', async () => {
+    for (const [address, family] of [
+      ['fe80::1%eth0', 6],
+      ['2606:4700::1111%eth0', 6],
+      ['::1%lo', 6],
+      ['0:0:0:0:0:ffff:7f00:1', 6],
+      ['::FFFF:10.0.0.1', 6],
+      // Of the other family than is said.
+      ['::ffff:10.0.0.1', 4],
+      ['127.0.0.1', 6],
+      ['', 4],
+      ['x.example', 4],
+      ['010.0.0.1', 4],
+    ] as const) {
+      const lookup = async () => [{ address, family }]
+      await refusal('https://files.example.test/', { lookup }, 'address_refused')
+      if (address !== '127.0.0.1') {
+        await refusal('https://files.example.test/', { lookup, allowPrivate: true }, 'address_refused')
+      }
     }
   })
 
@@ -156,6 +203,19 @@ test('a URL is refused for its scheme, its user, its port, or by the caller', as
   for (const port of [22, 25, 5432, 6379]) await refusal(`https://example.com:${port}/`, {}, 'url_refused')
   const mayReach = (url: URL) => url.hostname !== 'example.com'
   await refusal('https://example.com/', { mayReach }, 'url_refused')
+})
+
+test('a URL with a zone, or with a host that is none, is no URL', async () => {
+  for (const host of ['[fe80::1%25eth0]', '[fe80::1%eth0]', '256.256.256.256', '1.2.3.4.5.6']) {
+    await refusal(`https://${host}/`, {}, 'url_refused')
+  }
+  for (const url of [
+    'https://8.8.8.8@127.0.0.1/',
+    'https://127.0.0.1#@8.8.8.8/',
+    'https://127.0.0.1?@8.8.8.8/',
+  ]) {
+    await assert.rejects(guardedFetch(url, LIMITS), GuardedFetchError)
+  }
 })
 
 test('a redirect is an error, and nobody goes where it leads', async (t) => {
