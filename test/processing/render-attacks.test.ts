@@ -8,7 +8,8 @@ import { RENDER_FAILURES } from '../../src/processing/render/contract.ts'
 import { createRenderPool } from '../../src/processing/render/render-pool.ts'
 import { ATTACKS } from './template-attacks.ts'
 
-const BOUND_MS = 5_000
+/** Of work, threads that had to be started anew included: how long that takes is a matter of who else works. */
+const BOUND_CPU_MS = 5_000
 const BOUND_RSS_BYTES = 300 * 1024 * 1024
 const pool = createRenderPool({ hardStopMs: 500 })
 
@@ -26,9 +27,10 @@ describe('an attack ends', () => {
         partials: used,
         onMissing: 'list' as const,
       }
-      const startedAt = performance.now()
+      const before = process.cpuUsage()
       const { results } = await pool.render([{ id: name, template, variables }])
-      assert.ok(performance.now() - startedAt < BOUND_MS)
+      const { user, system } = process.cpuUsage(before)
+      assert.ok((user + system) / 1_000 < BOUND_CPU_MS)
       const [result] = results
       assert.ok(result)
       if (result.ok)
