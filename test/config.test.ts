@@ -34,6 +34,7 @@ test('an empty environment is a working configuration', () => {
     acceptTimeoutMs: 10_000,
     stopTimeoutMs: 25_000,
     inboxKeep: 1_000,
+    startHeld: undefined,
     publicUrl: undefined,
     webhookHosts: [],
     encryptionKeys: [],
