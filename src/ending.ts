@@ -3,7 +3,7 @@ import type { Log } from './log.ts'
 type Ending = {
   readonly part: string
   readonly ending: Promise<unknown>
-  /** Milliseconds since the epoch. */
+  /** As performance.now() has it: a clock that is set must not cut anybody off. */
   readonly by: number
   readonly log: Log
 }
@@ -12,7 +12,7 @@ type Ending = {
 export async function endsBy({ part, ending, by, log }: Ending): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<false>((resolve) => {
-    timer = setTimeout(() => resolve(false), Math.max(by - Date.now(), 0))
+    timer = setTimeout(() => resolve(false), Math.max(by - performance.now(), 0))
   })
   const ended = ending.then(
     () => true,

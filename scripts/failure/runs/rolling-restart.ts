@@ -7,7 +7,7 @@ import { percentile } from '../../bench/statistics.ts'
 import { runClients } from '../clients.ts'
 import { untilDrained } from '../drain.ts'
 import { migrateToNext } from '../next-version.ts'
-import { failureRun } from '../run.ts'
+import { failureRun, type Scene } from '../run.ts'
 import { startRecordingSink } from '../sink.ts'
 import { openSlot, type Slot, startPostgres } from '../sluice.ts'
 
@@ -48,7 +48,7 @@ export const rollingRestart = failureRun({
     const handingOver = runClients({ ...load, count: messages })
     const drains: Drain[] = []
     for (let round = 0; round < rounds; round += 1) {
-      for (const slot of [...apis, ...workers]) drains.push(await restart(slot))
+      for (const slot of [...apis, ...workers]) drains.push(await restart(slot, scene.say))
     }
     scene.say(`${drains.length} restarts; now the next version migrates`)
     const reports = [await handingOver]
@@ -102,13 +102,16 @@ export const rollingRestart = failureRun({
 type Drain = { readonly code: number | null; readonly tookS: number }
 
 /** One process as an orchestrator replaces it; how it ended, and how long that took. */
-async function restart(slot: Slot): Promise<Drain> {
+async function restart(slot: Slot, say: Scene['say']): Promise<Drain> {
   const startedAt = performance.now()
   const ended = slot
     .current()
     .ended.then((code) => ({ code, tookS: (performance.now() - startedAt) / 1_000 }))
+  const stopping = slot.current()
   await slot.replace('SIGTERM')
-  return ended
+  const drain = await ended
+  if (drain.code !== 0) say(stopping.output().split('\n').slice(-8).join('\n'))
+  return drain
 }
 
 type Upgraded = { readonly tookS: number; readonly gaveWay: number; readonly longestWaitS: number }
