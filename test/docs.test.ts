@@ -36,6 +36,7 @@ const DOCUMENTS: Readonly<Record<string, readonly string[]>> = {
   'docs/production.md': [],
   'docs/deployments.md': [],
   'docs/scaling.md': [],
+  'docs/crash-points.md': [],
   'docs/statistics.md': [],
   'docs/alerts.md': [],
   'docs/retention.md': [],

@@ -24,3 +24,30 @@ test('a worker whose row was deleted registers anew, though its connection lives
   await eventually('its number', async () => session.number !== before)
   assert.deepEqual(rows, [{ number: session.number }])
 })
+
+test('a session holds what was claimed under its number: asked anew after a sleep, and not under another number', async (t) => {
+  const database = await createTestDatabase(t)
+  const session = await WorkerSession.open({
+    url: database.url,
+    role: undefined,
+    log: createLog('silent'),
+    onBell: () => undefined,
+    heartbeatMs: 3_600_000,
+  })
+  database.beforeDrop(() => session.close(true))
+  const { number } = session
+  assert.equal(session.holds(number), true)
+  // Nothing was heard of the server for too long; it still answers.
+  t.mock.method(performance, 'now', () => 10_000_000)
+  const answer = session.holds(number)
+  assert.ok(answer instanceof Promise)
+  assert.equal(await answer, true)
+  assert.equal(session.holds(number), true)
+  // The same, and others took over meanwhile.
+  t.mock.method(performance, 'now', () => 20_000_000)
+  await database.query('delete from mail.worker where number = $1', [number])
+  assert.equal(await session.holds(number), false)
+  await eventually('a new number', async () => session.number !== number)
+  assert.equal(await session.holds(number), false)
+  assert.equal(await session.holds(session.number), true)
+})

@@ -194,6 +194,22 @@ test('a worker that comes back within the grace keeps its work, and its next abs
   assert.equal((await readMessage(database, id))?.status, 'queued')
 })
 
+test('a worker that was back between two looks keeps its work: its grace begins anew', async (t) => {
+  const database = await createTestDatabase(t)
+  const { rescuer, clock } = await createRescuer(database)
+  const worker = await registerWorker(database)
+  const id = await sending(database, worker, 'transactional', 1)
+  await rescuer.look()
+  // It came back and went again, and nobody looked meanwhile.
+  await database.query('update mail.worker set seen_at = clock_timestamp() where number = $1', [worker])
+  clock.now += GRACE_MS
+  await rescuer.look()
+  assert.equal((await readMessage(database, id))?.status, 'sending')
+  clock.now += GRACE_MS
+  await rescuer.look()
+  assert.equal((await readMessage(database, id))?.status, 'queued')
+})
+
 test('a claim that commits while its worker is rescued is rescued with the rest', async (t) => {
   const database = await createTestDatabase(t)
   const { rescuer, clock } = await createRescuer(database)

@@ -52,7 +52,7 @@ export const CASES: Readonly<Record<CrashPoint, readonly Case[]>> = {
   'schedule.committed': [mail(LATER, `${ANSWERED}; ${scheduled(ONCE)}`)],
   'processing.claimed': [mail({}, `${ANSWERED}; ${ONCE}`)],
   'processing.prepared': [mail({}, `${ANSWERED}; ${ONCE}`)],
-  'processing.before-commit': [telling(mail({}, `${ANSWERED}; ${ONCE}`))],
+  'processing.before-commit': [mail({}, `${ANSWERED}; ${ONCE}`)],
   'processing.committed': [mail({}, `${ANSWERED}; ${ONCE}`)],
   'fetching.claimed': [mail(BY_URL, `${ANSWERED}; ${ONCE}`)],
   'fetching.kept': [mail(BY_URL, `${ANSWERED}; ${ONCE}`)],
@@ -85,9 +85,7 @@ export const CASES: Readonly<Record<CrashPoint, readonly Case[]>> = {
   'feedback.before-store-commit': [
     other(feedback, heard('the connection broke, and the repeat was answered 200')),
   ],
-  'feedback.stored': [
-    telling(other(feedback, heard('the connection broke, and the repeat was answered 200'))),
-  ],
+  'feedback.stored': [other(feedback, heard('the connection broke, and the repeat was answered 200'))],
   'feedback.before-commit': [other(feedback, heard('answered 200'))],
   'feedback.committed': [other(feedback, heard('answered 200'))],
   'fan-out.before-commit': [other(webhook, TOLD_ONCE)],

@@ -19,7 +19,8 @@ export type Ring = Awaited<ReturnType<typeof openRing>>
 
 /** A database with a message at a time, two sessions that go for it, and one that looks on. */
 export async function openRing(scene: Scene) {
-  const server = await startPostgres(scene)
+  // No crash of Postgres is part of it.
+  const server = await startPostgres(scene, { fsync: 'off' })
   await migrate({ url: server.url, log: createLog('silent') })
   const closers: (() => Promise<unknown>)[] = []
   scene.after(async () => {

@@ -1,9 +1,11 @@
+import { availableParallelism } from 'node:os'
 import { CRASH_POINTS, type CrashPoint } from '../../../src/crash-point.ts'
 import { CASES, type Case } from '../crash-points/cases.ts'
 import { onStage, openTheatre, type Theatre } from '../crash-points/stage.ts'
 import { failureRun } from '../run.ts'
 
-const LANES = 6
+/** Cases at a time, each a few processes: little more than what a machine has for them. */
+const LANES = Math.max(2, Math.min(8, availableParallelism()))
 
 type Performance = { readonly point: CrashPoint; readonly each: Case }
 
