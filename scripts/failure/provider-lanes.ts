@@ -27,12 +27,10 @@ export async function addLanes(
   lanes: readonly ProviderLane[],
   { attempts, backoffS, slots }: LaneRules,
 ): Promise<void> {
-  const rows = lanes.map((lane) => ({
-    options: {},
-    onUnknown: 'retry',
-    ...lane,
-    variable: variableOf(lane),
-  }))
+  const rows = lanes.map((lane) => {
+    const { name, transport, baseUrl = null, options = {}, onUnknown = 'retry' } = lane
+    return { name, transport, baseUrl, options, onUnknown, variable: variableOf(lane) }
+  })
   await query(
     `with row as (
        select * from json_to_recordset($1::json)

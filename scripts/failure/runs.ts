@@ -8,6 +8,7 @@ import { dueAtOnce } from './runs/due-at-once.ts'
 import { halfOpen } from './runs/half-open.ts'
 import { httpFaults } from './runs/http-faults.ts'
 import { longTransaction } from './runs/long-transaction.ts'
+import { poisonTemplates } from './runs/poison-templates.ts'
 import { postmasterKilled } from './runs/postmaster-killed.ts'
 import { races } from './runs/races.ts'
 import { restoredBackup } from './runs/restored-backup.ts'
@@ -36,6 +37,7 @@ export const RUNS: readonly FailureRun[] = [
   soak,
   smtpFaults,
   httpFaults,
+  poisonTemplates,
   halfOpen,
   postmasterKilled,
   backendKilled,

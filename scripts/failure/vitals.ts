@@ -1,5 +1,5 @@
-import { readFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
+import { processSize } from './process-size.ts'
 import type { Scene } from './run.ts'
 
 type Queryable = {
@@ -27,7 +27,7 @@ export function watchVitals(
   let isOver = false
   const look = async () => {
     while (!isOver) {
-      memory.push(Math.max(...pids.map(residentMb)))
+      memory.push(Math.max(...pids.map((pid) => processSize(pid).residentMb)))
       const [row] = await query<{ seconds: number | null }>(
         `select max(extract(epoch from clock_timestamp() - claimed_at))::double precision as seconds
          from mail.message where status = 'sending'`,
@@ -53,9 +53,4 @@ export function watchVitals(
       }
     },
   }
-}
-
-export function residentMb(pid: number): number {
-  const [, kilobytes = '0'] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? []
-  return Number(kilobytes) / 1_024
 }

@@ -7,6 +7,7 @@ import { findSuppressed } from '../suppression.ts'
 import type { UnsubscribeLinks } from '../unsubscribe-links.ts'
 import type * as queries from './queries.ts'
 import type { Rendered, RenderRequest, RenderResult } from './render/contract.ts'
+import { explained } from './render/remedies.ts'
 import type { RenderPool } from './render/render-pool.ts'
 import { findTemplates, sourceOf, type Templates, type UsableTemplate } from './templates.ts'
 import { type Bodies, lackOf, NO_OFFER, type Offer, offerOf, streamVariables } from './unsubscribe.ts'
@@ -111,7 +112,7 @@ function decide(known: Known): queries.ProcessedRow {
   }
   if (message.template !== undefined) {
     if (template === undefined) return die('template_not_found', describeMissing(message.template))
-    if (rendered?.ok === false) return die(rendered.code, rendered.reason)
+    if (rendered?.ok === false) return die(rendered.code, explained(rendered))
     if (message.subject === undefined && rendered?.rendered.subject === undefined) {
       return die('no_subject', `Template ${template.name} has no subject and the message gives none.`)
     }

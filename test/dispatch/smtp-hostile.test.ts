@@ -55,6 +55,14 @@ const HOSTILE: Readonly<Record<string, readonly [readonly RawStep[], string]>> =
   'never answers RCPT': [[...before.recipient, { expect: /RCPT/ }], 'unreachable timed_out'],
   'resets after DATA': [[...before.data, { expect: /DATA/ }, reset], 'unreachable connection_lost'],
   'answers DATA with 250': [[...before.data, { expect: /DATA/ }, '250 Ok\r\n'], 'unreachable protocol_error'],
+  'answers the content before it has seen any': [
+    [...before.data, { expect: /DATA/ }, '354 Go ahead\r\n250 Ok\r\n'],
+    'unreachable protocol_error',
+  ],
+  'begins to answer the content before it has seen any': [
+    [...before.data, { expect: /DATA/ }, '354 Go ahead\r\n25'],
+    'unreachable protocol_error',
+  ],
   'answers DATA with 503': [
     [...before.data, { expect: /DATA/ }, '503 5.5.1 What?\r\n'],
     'deferred session_fault',
@@ -77,8 +85,9 @@ const HOSTILE: Readonly<Record<string, readonly [readonly RawStep[], string]>> =
 for (const [does, [script, expected]] of Object.entries(HOSTILE)) {
   test(`a server that ${does}: ${expected}`, async (t) => {
     const server = await startRawSmtp(t, script)
-    const outcome = await connect(t, { url: `${server.url}?${SHORT}` }).send(OUTGOING)
-    assert.equal(verdict(outcome), expected)
+    // A busy machine is slow to come to what the others are about.
+    const url = expected.endsWith('timed_out') ? `${server.url}?${SHORT}` : server.url
+    assert.equal(verdict(await connect(t, { url }).send(OUTGOING)), expected)
     assert.equal(server.connections.total, 1)
   })
 }
@@ -130,6 +139,38 @@ test('a connection found closed is replaced as long as nothing was sent, however
     assert.equal(verdict(await transport.send(OUTGOING)), 'accepted')
     assert.equal(verdict(await transport.send(OUTGOING)), 'accepted')
     assert.equal(server.connections.total, 2)
+  }
+})
+
+test('a connection on which more was answered than asked has no second mail', async (t) => {
+  const server = await startRawSmtp(t, [...handedOver, '250 Ok\r\n250 Ok\r\n'])
+  const transport = connect(t, { url: server.url, maxConnections: 1 })
+  const sends = [transport.send(OUTGOING), transport.send(OUTGOING)]
+  for (const outcome of await Promise.all(sends)) assert.equal(verdict(outcome), 'accepted')
+  assert.equal(server.connections.total, 2)
+})
+
+test('a password that a server repeats, as it is or as it came, is in no outcome', async (t) => {
+  const plain = Buffer.from('\0shop\0correct horse').toString('base64')
+  const bare = Buffer.from('correct horse').toString('base64')
+  const login = [
+    greeting[0],
+    greeting[1],
+    '250-raw.test\r\n250 AUTH PLAIN\r\n',
+    { expect: /AUTH PLAIN .*\r\n/ },
+  ] satisfies readonly RawStep[]
+  const quote = `${plain} ${bare} correct horse`
+  const scripts: readonly (readonly RawStep[])[] = [
+    [...login, `535 5.7.8 No: ${quote}\r\n`],
+    [...login, '235 Ok\r\n', ...mail, { expect: /RCPT/ }, `550 5.1.1 No: ${quote}\r\n`],
+    [...login, '235 Ok\r\n', ...handedOver.slice(greeting.length), `250 Ok ${quote}\r\n`],
+  ]
+  for (const script of scripts) {
+    const server = await startRawSmtp(t, script)
+    const url = `${server.url.replace('//', '//shop:correct%20horse@')}?tls=none`
+    const outcome = JSON.stringify(await connect(t, { url }).send(OUTGOING))
+    assert.match(outcome, /\[secret\] \[secret\] \[secret\]/)
+    for (const secret of [plain, bare, 'correct horse']) assert.ok(!outcome.includes(secret), outcome)
   }
 })
 

@@ -146,6 +146,16 @@ test('resend: the same batch has the same idempotency key, another batch another
   assert.notEqual(first, third)
 })
 
+test('postmark: a batch refused as a whole is sent one by one', async (t) => {
+  const refusal = { status: 422, body: { ErrorCode: 300, Message: 'One of them is bad.' } }
+  const standIn = await startStandIn(t, 'postmark', {
+    onRequest: ({ path }) => (path === 'POST /email/batch' ? refusal : undefined),
+  })
+  const outcomes = await sendAll(openFor(t, 'postmark', standIn.url), many(3))
+  assert.deepEqual(tally(outcomes), { accepted: 3 })
+  assert.equal(standIn.requests.length, 4)
+})
+
 test('postmark: the stream of the options goes with every message', async (t) => {
   const standIn = await startStandIn(t, 'postmark')
   const transport = openFor(t, 'postmark', standIn.url, { options: { message_stream: 'nowhere' } })
