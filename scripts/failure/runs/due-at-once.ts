@@ -4,6 +4,7 @@ import { orderMail, type SpawnedService } from '../../../test/support/service.ts
 import { mostInWindow } from '../../../test/support/windows.ts'
 import { percentile } from '../../bench/statistics.ts'
 import { untilDrained } from '../drain.ts'
+import { INSPECTED, liveHeapMb } from '../heap.ts'
 import type { Ledger } from '../ledger.ts'
 import { processSize } from '../process-size.ts'
 import { failureRun } from '../run.ts'
@@ -50,8 +51,8 @@ export const dueAtOnce = failureRun<Scale>({
     'everything due at one moment goes out within every rate, in the order it came, fair to streams and senders alike, and urgent mail passes it by',
   limitMinutes: 30,
   full: {
-    messages: Number(process.env.DUE ?? 100_000),
-    notYetDue: Number(process.env.DUE ?? 100_000),
+    messages: 100_000,
+    notYetDue: 300_000,
     sharedPerS: 1_000,
     ownPerS: 500,
     domainPerS: 20,
@@ -80,7 +81,7 @@ export const dueAtOnce = failureRun<Scale>({
         },
       })
     const [shared, own] = [await openSink('default'), await openSink('own')]
-    const environment = { SMTP_URL: shared.url, OWN_URL: own.url, SLUICE_ROLES: 'worker' }
+    const environment = { ...INSPECTED, SMTP_URL: shared.url, OWN_URL: own.url, SLUICE_ROLES: 'worker' }
     const workers = [await spawnSluice(scene, server.url, environment)]
     await prepare(server, scale)
     workers.push(await spawnSluice(scene, server.url, environment))
@@ -97,6 +98,7 @@ export const dueAtOnce = failureRun<Scale>({
     await untilDrained(server, ledger)
     const resetTimes = await resets
     const memoryMb = memory.stop()
+    const heapMb = Math.max(...(await Promise.all(workers.map(liveHeapMb))))
 
     const timesOf = (provider: string) =>
       arrivals.filter((each) => each.provider === provider).map(({ at }) => at)
@@ -148,9 +150,11 @@ export const dueAtOnce = failureRun<Scale>({
         'out of order by, p95 of messages': fairness.displacedP95,
         'reset s p50': percentile(waits, 50),
         'reset s p99': percentile(waits, 99),
+        'reset ms until moved, queued, claimed, settled (p50)': await stagesOf(server),
         'longest statement ms': Math.round(statements.longestMs),
         'fetch ms mean': statements.fetchMs,
-        'worker MB': memoryMb,
+        'worker MB resident at most': memoryMb,
+        'worker MB in the heap at the end': heapMb,
       },
     }
   },
@@ -320,12 +324,28 @@ function watchMemory(services: readonly SpawnedService[]): { stop(): number } {
   }
 }
 
+/** Where a password reset spends its time. */
+async function stagesOf({ query }: KillablePostgres): Promise<string> {
+  const [row] = await query<{ stages: number[] }>(`
+    select
+      array[
+        percentile_disc(0.5) within group (order by (extract(epoch from first.at - m.accepted_at) * 1000)::integer),
+        percentile_disc(0.5) within group (order by (extract(epoch from m.queued_at - first.at) * 1000)::integer),
+        percentile_disc(0.5) within group (order by (extract(epoch from m.claimed_at - m.queued_at) * 1000)::integer),
+        percentile_disc(0.5) within group (order by (extract(epoch from m.sent_at - m.claimed_at) * 1000)::integer)
+      ] as stages
+    from mail.message m
+    cross join lateral (select min(e.at) as at from mail.event e where e.message_id = m.id) first
+    where m.stream = 'transactional'`)
+  return (row?.stages ?? []).join(', ')
+}
+
 async function readStatements({
   query,
 }: KillablePostgres): Promise<{ longestMs: number; longest: string; fetchMs: number }> {
   const [row] = await query<{ ms: number; text: string; fetch_ms: number | null }>(
     `select max_exec_time as ms, left(regexp_replace(query, '\\s+', ' ', 'g'), 80) as text,
-       (select sum(total_exec_time) / sum(calls) from pg_stat_statements where query like '%set state = $1, started_on = now()%') as fetch_ms
+       (select sum(total_exec_time) / sum(calls) from pg_stat_statements where query like '%started_on = now(), heartbeat_on = now()%') as fetch_ms
      from pg_stat_statements
      -- The run's own questions are asked by another role.
      where userid = 'mail_service'::regrole
