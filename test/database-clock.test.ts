@@ -25,12 +25,15 @@ test('the clock goes by the database, whatever this machine counts from, and is 
   await clock.look()
   assert.ok(Math.abs(clock.now() - (await there())) < 5_000)
 
-
   const steady = clock.now()
   const slowly = clock.look()
   elapsed += 40_000
   await slowly
-  assert.equal(clock.now(), steady + 40_000, 'an answer that took 40 s says nothing against what was believed')
+  assert.equal(
+    clock.now(),
+    steady + 40_000,
+    'an answer that took 40 s says nothing against what was believed',
+  )
 })
 
 test('an id has the time it is given and is a UUID of version 7', () => {
