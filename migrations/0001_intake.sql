@@ -7,7 +7,7 @@ comment on table mail.latch is
   'A row for each work that only one may do at a time, who locks it. Rows and not advisory locks: those may be taken, and held for ever, by whoever can connect.';
 
 insert into mail.latch (name) values
-  ('ensure_partitions'), ('erase'), ('evaluate_alerts'), ('lead'), ('retain'), ('suppress_after'), ('template'), ('watch_intake');
+  ('ensure_partitions'), ('erase'), ('evaluate_alerts'), ('lead'), ('lifeline'), ('retain'), ('suppress_after'), ('template'), ('watch_intake');
 
 -- Logged on purpose: the identity of an unlogged table restarts at 1 after a crash of Postgres and
 -- would collide with rows already moved.

@@ -195,13 +195,29 @@ comment on function mail.hold(text) is
   'Nothing is sent any more, and nothing told to webhooks, until mail.release; mail is accepted and processed. What is in flight ends. Safe to repeat: the first reason stays. Example: mail.hold(''restored from a backup'')';
 
 create function mail.is_worker_gone(number integer) returns boolean
-language sql volatile
+language plpgsql volatile
 set search_path = pg_catalog, mail, pg_temp
 as $$
-  -- The lock each worker holds while it lives (src/db/session.ts).
-  select is_worker_gone.number is null or pg_try_advisory_xact_lock(1397506885, is_worker_gone.number)
+begin
+  for attempt in 1..2 loop
+    -- The lock that the session of each worker holds while it lives (src/db/session.ts); anybody else's says nothing.
+    if exists (
+      select
+      from mail.worker w
+      join pg_locks l on l.pid = w.backend_pid and l.objid = w.lock_key::oid
+      where w.number = is_worker_gone.number
+        and l.locktype = 'advisory' and l.granted and l.classid = 1397506885 and l.objsubid = 2
+        and l.database = (select oid from pg_database where datname = current_database())
+    ) then
+      return false;
+    end if;
+    -- One that comes back changes its row first, and waits for us.
+    perform from mail.worker w where w.number = is_worker_gone.number for update;
+  end loop;
+  return true;
+end
 $$;
-comment on function mail.is_worker_gone(integer) is 'True when no session holds the lock of this worker; it is held by us until the transaction ends.';
+comment on function mail.is_worker_gone(integer) is 'True when its session does not hold the lock of this worker; it cannot come back until our transaction ends.';
 
 create function mail.set_aside(h mail.sending_hold, as_status text) returns bigint
 language plpgsql volatile
@@ -409,7 +425,7 @@ begin
   end if;
 
   -- One judge at a time; whoever waited finds the verdict.
-  perform pg_advisory_xact_lock(hashtextextended('mail.lifeline', 0));
+  perform from mail.latch where name = 'lifeline' for update;
   select * into s from mail.lifeline_state;
   if s.one is null then
     beat := mail.accept_lifeline(remembered_beat);

@@ -144,7 +144,11 @@ test('what a dead worker was sending is set aside as well, and what a living one
   const holder = new Client({ connectionString: database.url })
   await holder.connect()
   database.beforeDrop(() => holder.end())
-  await holder.query('select pg_advisory_lock($1, $2)', [WORKER_LOCK, alive?.number])
+  await holder.query(
+    `with mine as (update mail.worker set backend_pid = pg_backend_pid() where number = $2 returning lock_key)
+     select pg_advisory_lock($1, lock_key) from mine`,
+    [WORKER_LOCK, alive?.number],
+  )
   for (const [place, worker] of [alive, dead].entries()) {
     await database.query("update mail.message set status = 'sending', worker = $2 where id = $1", [
       ids[place],
