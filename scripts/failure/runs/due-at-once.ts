@@ -18,6 +18,8 @@ type Scale = {
   readonly sharedPerS: number
   readonly ownPerS: number
   readonly domainPerS: number
+  /** Jain’s index, half-way: of few messages, a handful moves it. */
+  readonly fairness: number
   /** Limits that a machine with other work to do may pass; undefined: reported only. */
   readonly urgentLimitS: number | undefined
   readonly statementLimitMs: number | undefined
@@ -38,7 +40,6 @@ const SOURCES = 10
 const RESET_EVERY_MS = 500
 /** "Resident memory of a process under load" (docs/guarantees.md). */
 const MEMORY_MB = 300
-const FAIR = 0.95
 const INSERT_ROWS = 2_000
 
 /**
@@ -56,15 +57,17 @@ export const dueAtOnce = failureRun<Scale>({
     sharedPerS: 1_000,
     ownPerS: 500,
     domainPerS: 20,
+    fairness: 0.95,
     urgentLimitS: 1,
     statementLimitMs: 1_000,
   },
   short: {
-    messages: 600,
+    messages: 300,
     notYetDue: 5_000,
-    sharedPerS: 100,
-    ownPerS: 60,
+    sharedPerS: 60,
+    ownPerS: 40,
     domainPerS: 4,
+    fairness: 0.8,
     urgentLimitS: undefined,
     statementLimitMs: undefined,
   },
@@ -126,9 +129,9 @@ export const dueAtOnce = failureRun<Scale>({
         ...over('the shared provider', most.shared, scale.sharedPerS),
         ...over('the stream’s own provider', most.own, scale.ownPerS),
         ...over(LIMITED_DOMAIN, most.domain, scale.domainPerS),
-        ...(Math.min(fairness.streams, fairness.sources) < FAIR
+        ...(Math.min(fairness.streams, fairness.sources) < scale.fairness
           ? [
-              `half-way Jain’s index is ${fairness.streams.toFixed(3)} over streams and ${fairness.sources.toFixed(3)} over senders, ${FAIR} is promised`,
+              `half-way Jain’s index is ${fairness.streams.toFixed(3)} over streams and ${fairness.sources.toFixed(3)} over senders, ${scale.fairness} is promised`,
             ]
           : []),
         ...(scale.urgentLimitS !== undefined && percentile(waits, 99) > scale.urgentLimitS

@@ -41,7 +41,7 @@ export const longTransaction = failureRun<Scale>({
     'a transaction that stays open and holds vacuum back loses nothing, and mail goes on at half the usual rate at least',
   limitMinutes: 90,
   full: { messages: 1_000_000, leastShare: 0.5 },
-  short: { messages: 1_000, leastShare: undefined },
+  short: { messages: 400, leastShare: undefined },
   perform: async (scene, { messages, leastShare }) => {
     const server = await startPostgres(scene)
     const sink = await startRecordingSink(scene)

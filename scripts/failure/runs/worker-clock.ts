@@ -16,7 +16,7 @@ const LATER_MS = 4_000
 /** The finest thing an SMTP answer and a `Date` can be compared to. */
 const EARLY_MS = 50
 /** Far from an hour, and more than a busy machine needs. */
-const LATE_MS = 20_000
+const LATE_MS = 60_000
 const QUOTA_PER_S = 200
 /** Providers and receivers refuse signatures that are five minutes off. */
 const SIGNATURE_MS = 300_000
