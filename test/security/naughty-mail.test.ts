@@ -169,7 +169,7 @@ before(async (t) => {
 async function arrivals(ids: Iterable<string>): Promise<Map<string, SunkMail>> {
   const wanted = new Set(ids)
   const arrived = () => sink.mails.filter((mail) => wanted.has(sluiceIdOf(mail)))
-  await eventually(`${wanted.size} mails arrived`, async () => arrived().length >= wanted.size, 60_000)
+  await eventually(`${wanted.size} mails arrived`, async () => arrived().length >= wanted.size, 120_000)
   assert.equal(arrived().length, wanted.size)
   return new Map(arrived().map((mail) => [sluiceIdOf(mail), mail]))
 }
