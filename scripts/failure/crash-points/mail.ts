@@ -136,7 +136,7 @@ async function describe(
 ): Promise<string> {
   const facts = await stage.database.query<Fact>(
     `select m.id, m.status, m.attempts, (
-       select string_agg(e.type, ', ' order by e.id) from mail.event e where e.message_id = m.id and e.type <> 'replayed'
+       select string_agg(e.type, ', ' order by e.at, e.id) from mail.event e where e.message_id = m.id and e.type <> 'replayed'
      ) as events
      from mail.message m order by array_position($1::uuid[], m.id)`,
     [ids],

@@ -36,7 +36,7 @@ export async function feedback(stage: Stage, point: CrashPoint): Promise<string>
   })
   const [seen] = await database.query<{ deliveries: number; status: string; events: string }>(
     `select (select count(*)::integer from mail.feedback) as deliveries, m.status, (
-       select string_agg(e.type, ', ' order by e.id) from mail.event e where e.message_id = m.id
+       select string_agg(e.type, ', ' order by e.at, e.id) from mail.event e where e.message_id = m.id
      ) as events from mail.message m`,
   )
   return [
