@@ -121,7 +121,7 @@ export const routes: FuzzTarget = {
   about: 'any parameters, headers and body to every route of the API and the dashboard',
   open: async (scope) => {
     const server = await startKillablePostgres(scope)
-    const { url } = await spawnService(scope, server.url, { LOG_LEVEL: 'warn', SLUICE_ROLES: 'api' })
+    const { url } = await spawnService(scope, server.url, { LOG_LEVEL: 'info', SLUICE_ROLES: 'api' })
     return anyRequests(url, scope)
   },
 }
