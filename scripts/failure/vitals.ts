@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
+import type { SpawnedService } from '../../test/support/service.ts'
 import { processSize } from './process-size.ts'
 import type { Scene } from './run.ts'
 
@@ -16,18 +17,28 @@ export type Vitals = {
 
 const LOOK_MS = 500
 
+const LAST_WORDS = 2_000
+
+/** Nothing that a provider or a template does may end a process. */
+function assertAlive(service: SpawnedService): void {
+  const { exitCode, signalCode } = service.process
+  if (exitCode === null && signalCode === null) return
+  throw new Error(`a process ended with ${signalCode ?? exitCode}: ${service.output().slice(-LAST_WORDS)}`)
+}
+
 /** Looks at the processes and at what is being sent until `finish`, which tells what was seen. */
 export function watchVitals(
-  scene: Pick<Scene, 'after'>,
+  scene: Pick<Scene, 'after' | 'say'>,
   { query }: Queryable,
-  pids: readonly number[],
+  services: readonly SpawnedService[],
 ): { finish(): Promise<Vitals> } {
   const memory: number[] = []
   let longestSendS = 0
   let isOver = false
   const look = async () => {
     while (!isOver) {
-      memory.push(Math.max(...pids.map((pid) => processSize(pid).residentMb)))
+      for (const service of services) assertAlive(service)
+      memory.push(Math.max(...services.map(({ pid }) => processSize(pid).residentMb)))
       const [row] = await query<{ seconds: number | null }>(
         `select max(extract(epoch from clock_timestamp() - claimed_at))::double precision as seconds
          from mail.message where status = 'sending'`,
@@ -37,8 +48,8 @@ export function watchVitals(
     }
   }
   const looking = look()
-  // Whoever waits for it hears of it; a run that fails before has its own reason.
-  looking.catch(() => undefined)
+  // Told at once, and again to whoever waits for it at the end.
+  looking.catch((error: Error) => scene.say(error.message))
   scene.after(() => {
     isOver = true
   })

@@ -104,7 +104,7 @@ test('a strict template fails the message that lacks variables, and names them a
   })
   const dead = await deadLetterOf(database, await send('strict'))
   assert.equal(dead.code, 'template_missing_variable')
-  assert.match(dead.reason, /gives no a, b\.c$/)
+  assert.match(dead.reason, /gives no a, b\.c\. Send anew/)
   const mail = await mailOf(await send('strict', { variables: { a: 'A', b: { c: 'C' } } }))
   assert.deepEqual([mail.subject, mail.text?.trim()], ['A', 'C'])
   await publishNext('strict', { strict: false, subject: 'x{{ a }}' })

@@ -101,11 +101,7 @@ export const httpFaults = failureRun({
     await addLanes(database, lanes, { attempts: ATTEMPTS, backoffS: BACKOFF_S, slots })
     while (services.length < workers) services.push(await spawnSluice(scene, database.url, environment))
     scene.say('lanes are there')
-    const vitals = watchVitals(
-      scene,
-      database,
-      services.map(({ pid }) => pid),
-    )
+    const vitals = watchVitals(scene, database, services)
     const victims = new Map<Played, Map<string, string>>()
     for (const each of played) {
       const last = each.misdeeds.length - 1

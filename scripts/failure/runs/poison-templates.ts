@@ -94,7 +94,7 @@ const POISONS: readonly Poison[] = [
   },
 ]
 /** Of rendering: what can be changed and done again. Of a message: what would have been right. */
-const SAYS_WHAT_TO_DO = /\b(?:then retry|send anew)\b|\b(?:must|at most|more than|may)\b/i
+const SAYS_WHAT_TO_DO = /\b(?:then retry|send anew)\b|\b(?:must|at most|more than|may|use)\b/i
 const GOOD = {
   name: 'good',
   subject: 'Order {{ n }}',
@@ -110,13 +110,13 @@ export const poisonTemplates = failureRun({
     'messages that cannot be made a mail of are dead letters with a reason that says what to do, and all others are sent once',
   limitMinutes: 20,
   full: { good: 10_000, poison: 104, rounds: 4 },
-  short: { good: 200, poison: 13, rounds: 2 },
+  short: { good: 100, poison: 13, rounds: 2 },
   perform: async (scene, { good, poison, rounds }) => {
     const { ledger } = scene
     const database = await startPostgres(scene)
     const sink = await startRecordingSink(scene)
     const service = await spawnSluice(scene, database.url, { SMTP_URL: sink.url, SLUICE_ROLES: 'worker' })
-    const vitals = watchVitals(scene, database, [service.pid])
+    const vitals = watchVitals(scene, database, [service])
     await publish(database, GOOD.name, GOOD.subject, GOOD.html)
     const broken: string[] = []
     const clean: number[] = []

@@ -29,7 +29,7 @@ export type Acts = Readonly<Partial<Record<Step, readonly Act[]>>>
 
 export type Encounter = {
   readonly key: string
-  /** The first mail of its connection; on a later one a lost connection is replaced without a word. */
+  /** The first transaction of its connection; on a later one a lost connection is replaced without a word. */
   readonly isFresh: boolean
   readonly at: number
   /** Milliseconds until the message came again. */
@@ -121,7 +121,7 @@ export class Talk {
   #misdeed: number | undefined
   #isMet = false
   #isSecure = false
-  #mails = 0
+  #transactions = 0
   #key = ''
   #recipients: string[] = []
   #isContent = false
@@ -213,7 +213,6 @@ export class Talk {
     }
     this.#unread = this.#unread.slice(end + 5)
     this.#isContent = false
-    this.#mails += 1
     if (!this.#step('dot')) {
       this.keep()
       this.write('250 2.0.0 Queued\r\n')
@@ -261,6 +260,7 @@ export class Talk {
   }
 
   #begin(key: string): void {
+    this.#transactions += 1
     this.#key = key
     this.#recipients = []
     const { lastMet, misdeeds } = this.#relay
@@ -309,7 +309,7 @@ export class Talk {
     this.#isMet = true
     const { done, encounters, lastMet } = this.#relay
     done[this.#misdeed] = (done[this.#misdeed] ?? 0) + 1
-    const isFresh = this.#mails === 0
+    const isFresh = this.#transactions <= 1
     const encounter: Encounter = { key: this.#key, isFresh, at: performance.now() }
     encounters.push(encounter)
     if (this.#key !== '') lastMet.set(this.#key, encounter)

@@ -14,8 +14,8 @@ export type Lane = {
   /** Of the SMTP URL: with its `@`. */
   readonly user?: string
   readonly parameters: string
-  /** The provider as a whole is left alone for a while. */
-  readonly pauses?: true
+  /** The provider as a whole is left alone for a while; `may`: unless we gave up before it said so. */
+  readonly pauses?: 'must' | 'may'
 }
 
 /** For misdeeds that are over when we give up waiting. */
@@ -35,7 +35,7 @@ export const LANES: readonly Lane[] = [
     offers: ['STARTTLS', 'AUTH PLAIN'],
     user: 'user:passport@',
     parameters: `tls=required&${BRIEF}`,
-    pauses: true,
+    pauses: 'may',
   },
   {
     name: 'talk',
@@ -45,7 +45,7 @@ export const LANES: readonly Lane[] = [
   },
   { name: 'silence', misdeeds: SILENCE, parameters: BRIEF },
   { name: 'held', misdeeds: HELD, onUnknown: 'hold', parameters: BRIEF },
-  { name: 'throttling', misdeeds: THROTTLING, parameters: PATIENT, pauses: true },
+  { name: 'throttling', misdeeds: THROTTLING, parameters: PATIENT, pauses: 'must' },
   {
     name: 'absent',
     misdeeds: [
