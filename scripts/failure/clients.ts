@@ -139,3 +139,28 @@ export async function insertAll(
     for (const { id, key } of rows) ledger.acknowledge(key, id)
   }
 }
+
+/** Of several loads one after the other. */
+export function mergeReports(reports: readonly ClientsReport[]): ClientsReport {
+  const refused = new Map<number, number>()
+  for (const [status, times] of reports.flatMap((report) => [...report.refused])) {
+    refused.set(status, (refused.get(status) ?? 0) + times)
+  }
+  return {
+    broken: reports.reduce((sum, { broken }) => sum + broken, 0),
+    refused,
+    doubled: reports.flatMap(({ doubled }) => doubled),
+    weaker: reports.flatMap(({ weaker }) => weaker),
+  }
+}
+
+/** Promises that answers broke, a sentence each: an API that cannot accept says 503, and a repeat makes no second message. */
+export function faultsOf({ refused, doubled, weaker }: ClientsReport): string[] {
+  return [
+    ...[...refused]
+      .filter(([status]) => status !== 503)
+      .map(([status, times]) => `${times} answers were ${status}`),
+    ...doubled.map((key) => `the repeat of ${key} was answered with another id`),
+    ...weaker.map((key) => `the answer to ${key} promised less than was asked for`),
+  ]
+}

@@ -119,4 +119,5 @@ async function performOne(run: FailureRun, form: Form, guard: Guard, signal: Abo
   return row
 }
 
-process.exitCode = await main()
+// A run that did not end in time may still be waiting for something.
+process.exit(await main())

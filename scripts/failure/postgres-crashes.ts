@@ -2,11 +2,12 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { Client } from 'pg'
 import type { KillablePostgres } from '../../test/support/killable-postgres.ts'
 import { percentile } from '../bench/statistics.ts'
-import { type ClientsReport, runClients } from './clients.ts'
+import { faultsOf, mergeReports, runClients } from './clients.ts'
 import { untilDrained } from './drain.ts'
 import type { Outcome, Scene } from './run.ts'
 import { startRecordingSink } from './sink.ts'
 import { spawnSluice, startPostgres } from './sluice.ts'
+import { endedAmong, takenOver } from './survivors.ts'
 
 export type CrashScale = {
   /** Handed over by REST with `durable` answers, under keys. */
@@ -76,7 +77,8 @@ export async function performCrashes(scene: Scene, scale: CrashScale, crash: Cra
   const isBuffered = (key: string) => bufferedAt.has(key)
   const lostBuffered = verdict.lost.filter(isBuffered)
   const losses = await readLosses(server)
-  const rescued = await rescuedIn(server)
+  const rescued = await takenOver(server)
+  const clients = mergeReports([durable, quick])
   const awayS = kills.map(({ killedAt, backAt }) => (backAt - killedAt) / 1_000)
   return {
     // What a buffered answer does not promise is compared with mail.intake_loss.
@@ -88,11 +90,8 @@ export async function performCrashes(scene: Scene, scale: CrashScale, crash: Cra
       ...(kills.length < scale.kills
         ? [`only ${kills.length} of ${scale.kills} kills came before the end`]
         : []),
-      ...faultsOf(durable, [200, 503]),
-      ...faultsOf(quick, [200, 503]),
-      ...services
-        .filter(({ process }) => process.exitCode !== null || process.signalCode !== null)
-        .map(({ pid, output }) => `process ${pid} ended: ${output().slice(-1_000)}`),
+      ...faultsOf(clients),
+      ...endedAmong(services),
       ...rangesBroken(
         kills,
         losses,
@@ -105,7 +104,7 @@ export async function performCrashes(scene: Scene, scale: CrashScale, crash: Cra
     figures: {
       kills: kills.length,
       'server away s, p95': percentile(awayS, 95),
-      'answers 503': (durable.refused.get(503) ?? 0) + (quick.refused.get(503) ?? 0),
+      'answers 503': clients.refused.get(503) ?? 0,
       'buffered, acknowledged': bufferedAt.size,
       'buffered, lost': lostBuffered.length,
       'intake_loss at least': sum(losses.map((loss) => loss.atLeast)),
@@ -178,23 +177,6 @@ function rangesBroken(
 /** Buffered messages whose answer never came and that did not come out: nobody knows whether they were ever appended. */
 function unanswered({ ledger }: Scene, acknowledged: ReadonlyMap<string, number>): string[] {
   return ledger.undelivered().filter((key) => !acknowledged.has(key) && BUFFERED.test(key))
-}
-
-function faultsOf(report: ClientsReport, expected: readonly number[]): string[] {
-  return [
-    ...[...report.refused]
-      .filter(([status]) => !expected.includes(status))
-      .map(([status, times]) => `${times} answers were ${status}`),
-    ...report.doubled.map((key) => `the repeat of ${key} was answered with another id`),
-    ...report.weaker.map((key) => `the answer to ${key} promised less than was asked for`),
-  ]
-}
-
-async function rescuedIn({ query }: KillablePostgres): Promise<number> {
-  const [row] = await query<{ rescued: number }>(
-    `select count(*)::integer as rescued from mail.event where type = 'recovered'`,
-  )
-  return row?.rescued ?? 0
 }
 
 /** -1 while the server does not answer. */

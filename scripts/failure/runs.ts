@@ -7,6 +7,7 @@ import { crashPoints } from './runs/crash-points.ts'
 import { dueAtOnce } from './runs/due-at-once.ts'
 import { halfOpen } from './runs/half-open.ts'
 import { httpFaults } from './runs/http-faults.ts'
+import { linkCut, relayCut } from './runs/link-cut.ts'
 import { longTransaction } from './runs/long-transaction.ts'
 import { poisonTemplates } from './runs/poison-templates.ts'
 import { postmasterKilled } from './runs/postmaster-killed.ts'
@@ -25,21 +26,23 @@ export const RUNS: readonly FailureRun[] = [
   workersKilled,
   apiKilled,
   bothKilled,
-  restoredBackup,
-  rollingRestart,
-  webhookStorm,
-  workerStopped,
-  crashPoints,
-  races,
-  workerClock,
-  dueAtOnce,
-  longTransaction,
-  soak,
-  smtpFaults,
-  httpFaults,
-  poisonTemplates,
-  halfOpen,
   postmasterKilled,
   backendKilled,
   backendsTerminated,
+  halfOpen,
+  linkCut,
+  relayCut,
+  rollingRestart,
+  restoredBackup,
+  crashPoints,
+  workerStopped,
+  races,
+  workerClock,
+  smtpFaults,
+  httpFaults,
+  poisonTemplates,
+  webhookStorm,
+  dueAtOnce,
+  longTransaction,
+  soak,
 ]

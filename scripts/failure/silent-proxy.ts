@@ -31,7 +31,10 @@ type Pair = {
 }
 
 /** A TCP proxy in front of Postgres that can go silent without closing anything. */
-export async function startSilentProxy(scene: Scene, databaseUrl: string): Promise<SilentProxy> {
+export async function startSilentProxy(
+  scene: Pick<Scene, 'after'>,
+  databaseUrl: string,
+): Promise<SilentProxy> {
   const target = new URL(databaseUrl)
   const pairs = new Set<Pair>()
   let current: { how: Silence; kinds: readonly Kind[] } | undefined

@@ -1,5 +1,5 @@
 import { type KillablePostgres, startKillablePostgres } from '../../test/support/killable-postgres.ts'
-import { type SpawnedService, spawnService } from '../../test/support/service.ts'
+import { type Launch, type SpawnedService, spawnService } from '../../test/support/service.ts'
 import { freePort } from '../bench/free-port.ts'
 import type { Scene } from './run.ts'
 
@@ -18,9 +18,9 @@ export async function spawnSluice(
   scene: Scene,
   databaseUrl: string,
   environment: Readonly<Record<string, string>>,
-  nodeOptions: readonly string[] = [],
+  launch: Launch = {},
 ): Promise<SpawnedService> {
-  const service = await spawnService(scene, databaseUrl, { LOG_LEVEL: 'info', ...environment }, nodeOptions)
+  const service = await spawnService(scene, databaseUrl, { LOG_LEVEL: 'info', ...environment }, launch)
   scene.guard?.watch(service.process)
   return service
 }

@@ -54,9 +54,9 @@ export function spawnPostmaster(options: {
 }): Postmaster {
   disownStalePidFile(options.cluster)
   const settings = {
+    listen_addresses: '127.0.0.1',
     ...options.settings,
     port: String(options.port),
-    listen_addresses: '127.0.0.1',
     // A socket's path may have 107 bytes at most, which a data directory easily exceeds.
     unix_socket_directories: '',
     logging_collector: 'off',

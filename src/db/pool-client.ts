@@ -5,7 +5,7 @@ import { ConnectionError } from './connection-error.ts'
 import type { SilenceWatch } from './silence.ts'
 
 /** More than the server's own limit: whoever reaches it no longer speaks to a server at all. */
-export const QUERY_TIMEOUT_MS = 30_000
+const QUERY_TIMEOUT_MS = 30_000
 /** Without an answer for so long, and each time so much later, the server is asked whether there will be one. */
 const DOUBT_MS = 3_000
 /** One that is on its way may still arrive. */
@@ -27,7 +27,8 @@ function preparedNameOf(text: string): string | undefined {
 
 export type PoolClientOptions = ClientConfig & {
   readonly isPooled?: boolean
-  readonly queryTimeoutMs?: number
+  readonly queryTimeoutMs?: number | undefined
+  readonly doubtMs?: number | undefined
   readonly watch?: SilenceWatch
   /** Told whenever a connection is given up because nothing was heard on it. */
   readonly onSilence?: () => void
@@ -76,10 +77,10 @@ export class PoolClient extends Client {
   }
 
   async #answerOf(running: unknown): Promise<unknown> {
-    const { queryTimeoutMs = QUERY_TIMEOUT_MS } = this.#options
+    const { queryTimeoutMs = QUERY_TIMEOUT_MS, doubtMs = DOUBT_MS } = this.#options
     const statement = { isOver: false, isDoubted: false }
     const limit = setTimeout(() => this.#giveUp(`no answer within ${queryTimeoutMs} ms`), queryTimeoutMs)
-    const doubt = setInterval(() => void this.#doubt(statement), DOUBT_MS)
+    const doubt = setInterval(() => void this.#doubt(statement), doubtMs)
     try {
       const answer = await running
       this.heardAt = performance.now()

@@ -3,7 +3,7 @@ import { type ClientBase, Pool, type PoolConfig } from 'pg'
 import type { Log } from '../log.ts'
 import { ConnectionError } from './connection-error.ts'
 import { connectionSettings, pooledSettings } from './connection-settings.ts'
-import { PoolClient, type PoolClientOptions, QUERY_TIMEOUT_MS } from './pool-client.ts'
+import { PoolClient, type PoolClientOptions } from './pool-client.ts'
 import { refuseUnsound } from './pooler.ts'
 import { watchSilence } from './silence.ts'
 import type { DB } from './types.ts'
@@ -20,6 +20,8 @@ export type PoolOptions = {
   readonly log: Log
   /** After so long without an answer the connection is given up. Unset: 30 s. */
   readonly queryTimeoutMs?: number
+  /** After so long the server is asked whether there will be an answer (silence.ts). Unset: 3 s. */
+  readonly doubtMs?: number
 }
 
 const CONNECT_TIMEOUT_MS = 3_000
@@ -88,19 +90,20 @@ export function openPool(options: PoolOptions): { db: Database; pool: Pool; clos
   return { db, pool, close: () => db.destroy() }
 }
 
-function directOptions({ url, role, log, queryTimeoutMs = QUERY_TIMEOUT_MS }: PoolOptions) {
+function directOptions({ url, role, log, queryTimeoutMs, doubtMs }: PoolOptions) {
   return {
     ...connectionSettings(url, role, { idle_session_timeout: IDLE_SESSION_MS }),
     statement_timeout: STATEMENT_TIMEOUT_MS,
     idle_in_transaction_session_timeout: IDLE_IN_TRANSACTION_MS,
     queryTimeoutMs,
+    doubtMs,
     watch: watchSilence(url, log),
     onConnect: greet,
   }
 }
 
 /** Limits of the server's side are those of the pooler's user there: see docs/deployments.md. */
-function pooledOptions({ url, queryTimeoutMs = QUERY_TIMEOUT_MS }: PoolOptions) {
+function pooledOptions({ url, queryTimeoutMs }: PoolOptions) {
   return { ...pooledSettings(url), queryTimeoutMs, isPooled: true, onConnect: refuseUnsound }
 }
 

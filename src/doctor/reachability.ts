@@ -120,7 +120,7 @@ export async function checkPooled(client: Client, session: Client): Promise<Find
   const alter = `alter role ${found.user} in database ${found.database} set`
   const limits = [
     { setting: 'statement_timeout', ms: found.statement_timeout_ms, value: '25s' },
-    { setting: 'idle_in_transaction_session_timeout', ms: found.idle_in_transaction_ms, value: '60s' },
+    { setting: 'idle_in_transaction_session_timeout', ms: found.idle_in_transaction_ms, value: '10s' },
   ]
   const unlimited = limits
     .filter(({ ms }) => ms === 0)

@@ -37,6 +37,7 @@ test('the server watches over the connection, ends what hangs, and keeps the opt
     tcp_user_timeout: '6000',
     statement_timeout: '25s',
     idle_in_transaction_session_timeout: '10s',
+    idle_session_timeout: '1min',
     role: 'mail_service',
     work_mem: '5MB',
     TimeZone: 'Asia/Tokyo',

@@ -4,45 +4,12 @@ import { test } from 'node:test'
 import { sql } from 'kysely'
 import { createTestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
-import { assertAlive, spawnBoth, startKillablePostgres } from '../support/killable-postgres.ts'
 import { insertMany, untilAll } from '../support/messages.ts'
 import { startTestService } from '../support/service.ts'
 import { startSmtpSink } from '../support/smtp-sink.ts'
-import { sluiceIdOf } from '../support/sunk-mail.ts'
 
 /** A process that never comes to the point must not hang the suite. */
 const LIMIT = { timeout: 90_000 }
-
-test(
-  'with every connection cut five times a second 500 messages still go out, each once',
-  LIMIT,
-  async (t) => {
-    const server = await startKillablePostgres(t)
-    const sink = await startSmtpSink(t, {
-      onMail: () => new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), 50)),
-    })
-    const { api, worker } = await spawnBoth(t, server.url, sink.url)
-    const ids = await insertMany(server, 500)
-    let cuts = 0
-    const cutter = setInterval(() => {
-      server
-        .query(
-          "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'sluice%' and pid <> pg_backend_pid()",
-        )
-        .then(
-          () => (cuts += 1),
-          (error: unknown) => t.diagnostic(`a cut failed: ${String(error)}`),
-        )
-    }, 200)
-    t.after(() => clearInterval(cutter))
-    await sink.waitForMails(500)
-    clearInterval(cutter)
-    await untilAll(server, 500, 'sent')
-    assert.ok(cuts >= 5, `only ${cuts} cuts`)
-    assert.deepEqual(sink.mails.map(sluiceIdOf).toSorted(), ids.toSorted())
-    assertAlive(api, worker)
-  },
-)
 
 test(
   'a connection that dies between two statements costs its transaction, and not the process',

@@ -145,5 +145,5 @@ export async function createPooledUser(database: TestDatabase, settings = POOLED
 const POOLED_SETTINGS: Readonly<Record<string, string>> = {
   synchronous_commit: 'on',
   statement_timeout: '25s',
-  idle_in_transaction_session_timeout: '60s',
+  idle_in_transaction_session_timeout: '10s',
 }

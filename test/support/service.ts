@@ -56,16 +56,24 @@ export type SpawnedService = {
   readonly ended: Promise<number | null>
 }
 
-/** A service as a process of its own, to be killed; killed for certain when the test ends. */
+/** How a process is started. */
+export type Launch = {
+  /** What runs Node, such as `ip netns exec there`. */
+  readonly prefix?: readonly string[]
+  /** For Node itself, such as a module to load first. */
+  readonly nodeOptions?: readonly string[]
+}
+
+/** A service as a process of its own, to be killed; killed for certain when the test ends. `prefix` is a command that becomes it. */
 export async function spawnService(
   t: Scope,
   databaseUrl: string,
   extra: Environment = {},
-  /** For Node itself, such as a module to load first. */
-  nodeOptions: readonly string[] = [],
+  { prefix = [], nodeOptions = [] }: Launch = {},
 ): Promise<SpawnedService> {
   const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
-  const child = spawn(process.execPath, [...nodeOptions, main], {
+  const [command = '', ...rest] = [...prefix, process.execPath, ...nodeOptions, main]
+  const child = spawn(command, rest, {
     env: {
       PATH: process.env.PATH,
       NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,

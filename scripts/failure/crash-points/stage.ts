@@ -120,10 +120,12 @@ export async function onStage<Result>(
       spawnDoomed: (point, extra = {}) =>
         supervised(async () => {
           const environment = environmentOf(extra)
-          return spawnSluice(theatre.scene, url, environment, dieAt(point)).catch((error: Error) => {
-            if (!error.message.includes('ended with null')) throw error
-            return undefined
-          })
+          return spawnSluice(theatre.scene, url, environment, { nodeOptions: dieAt(point) }).catch(
+            (error: Error) => {
+              if (!error.message.includes('ended with null')) throw error
+              return undefined
+            },
+          )
         }),
       startSurvivor: (extra = {}) => supervised(() => startTestService(database, environmentOf(extra))),
     })
