@@ -122,7 +122,8 @@ function urlOf({ user = '', parameters }: Lane, { host }: HostileRelay): string 
 async function handOver(scene: Scene, database: Database, lane: Lane, messages: number): Promise<Victim[]> {
   const misdeeds = new Map<string, Misdeed>()
   for (const [place, misdeed] of lane.misdeeds.entries()) {
-    for (let n = 0; n < messages; n += 1) misdeeds.set(`m${place}.${n}@${lane.name}.example`, misdeed)
+    const count = misdeed.isOfConnection ? messages : Math.min(messages, misdeed.atMost ?? messages)
+    for (let n = 0; n < count; n += 1) misdeeds.set(`m${place}.${n}@${lane.name}.example`, misdeed)
   }
   const mails = new Map(
     [...misdeeds].map(([key, { mail, secondCopies }]) => {

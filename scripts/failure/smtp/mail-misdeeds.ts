@@ -248,5 +248,6 @@ export const THROTTLING: readonly Misdeed[] = [
     ends: 'unreachable throttled, sent',
     copies: 1,
     waitsS: 1,
+    atMost: 20,
   },
 ]

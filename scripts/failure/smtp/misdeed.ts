@@ -18,7 +18,7 @@ export type Misdeed = {
   readonly mail?: Readonly<Record<string, unknown>>
   /** It comes again no sooner than this; half of the least backoff by default. */
   readonly waitsS?: number
-  /** Done to so few connections: the whole provider waits after each. */
+  /** Done so seldom: the whole provider waits after each, ever longer. */
   readonly atMost?: number
 }
 
