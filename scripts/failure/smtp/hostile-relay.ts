@@ -121,6 +121,7 @@ export class Talk {
   #misdeed: number | undefined
   #isMet = false
   #isSecure = false
+  #isDeaf = false
   #transactions = 0
   #key = ''
   #recipients: string[] = []
@@ -186,7 +187,7 @@ export class Talk {
   }
 
   #advance(): void {
-    while (this.#socket.writable && !this.#socket.isPaused()) {
+    while (this.#socket.writable && !this.#socket.isPaused() && !this.#isDeaf) {
       if (this.#isContent) {
         if (!this.#takeSome()) return
       } else {
@@ -229,7 +230,11 @@ export class Talk {
         this.#step('helo', '250 raw.test')
         return
       case 'STAR':
-        if (this.#step('starttls', '220 Go')) return
+        if (this.#step('starttls', '220 Go')) {
+          // What comes now is TLS, in which a line may seem to end.
+          this.#isDeaf = !this.#isSecure
+          return
+        }
         this.encrypt()
         return
       case 'AUTH':
