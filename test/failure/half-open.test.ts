@@ -1,3 +1,0 @@
-import { testShortForm } from '../support/failure-run.ts'
-
-testShortForm('half-open')
