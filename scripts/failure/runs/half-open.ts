@@ -154,7 +154,7 @@ async function isWell(server: KillablePostgres, workerPid: number | undefined, l
   if (workerPid === undefined) return true
   const rows = await server.query(
     `select from mail.worker w
-     join pg_locks l on l.locktype = 'advisory' and l.objid = w.number and l.granted
+     join pg_locks l on l.locktype = 'advisory' and l.pid = w.backend_pid and l.objid = w.lock_key::oid and l.granted
      where split_part(w.name, ':', 2) = $1 and w.seen_at > clock_timestamp() - interval '7 seconds'`,
     [String(workerPid)],
   )
