@@ -72,6 +72,8 @@ export async function startHostileApi(
     }
   }
   const handle = async (received: Received, response: ServerResponse) => {
+    // It hung up, and this was under way on the same connection.
+    if (response.socket?.writableEnded) return
     const keys = [...new Set(received.body.toString('latin1').match(KEY))]
     for (const key of keys) {
       const last = encounters.get(key)?.at(-1)

@@ -17,7 +17,8 @@ export type JudgedMisdeed = ApiMisdeed & {
 
 const THROTTLED = 'unreachable throttled'
 const UNREADABLE = 'unknown protocol_error'
-const LOST = 'unknown connection_lost'
+/** The word of a request that nobody answers. */
+export const LOST = 'unknown connection_lost'
 /** Long enough to be seen, short enough to be waited for. */
 const PAUSE_S = 1
 
