@@ -7,12 +7,15 @@ create table mail.worker (
   backend_pid integer,
   lock_key integer not null default (floor(random() * 4294967296) - 2147483648)::integer,
   started_at timestamptz not null default now(),
-  seen_at timestamptz not null default now()
+  seen_at timestamptz not null default now(),
+  free_since timestamptz
 );
 comment on table mail.worker is
   'Worker processes. The session of each holds an advisory lock on lock_key while it lives: one that does not is of a worker that died.';
 comment on column mail.worker.backend_pid is
   'The session. Another one that holds the lock, as anybody who can connect may, is no sign of life.';
+comment on column mail.worker.free_since is
+  'When its lock was first found free, and has not been taken since: whoever looks after the grace rescues what it held.';
 comment on column mail.worker.lock_key is 'Random: a lock that nobody can take before the worker does.';
 comment on column mail.worker.name is 'Host and process id.';
 comment on column mail.worker.version is 'Of Sluice, as the process runs it.';

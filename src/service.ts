@@ -260,9 +260,7 @@ function limitsOf({ attachmentHosts }: Config): MessageLimits {
 function createUpkeepOf(core: Core, worker: Worker | undefined, notifier: Notifier): Upkeep {
   const { db, boss, bells, log, process: id } = core
   const rescuer =
-    worker === undefined
-      ? undefined
-      : new Rescuer({ db, boss, bells, log, worker: () => worker.number, now: () => performance.now() })
+    worker === undefined ? undefined : new Rescuer({ db, boss, bells, log, worker: () => worker.number })
   const rescue =
     rescuer === undefined
       ? undefined

@@ -13,8 +13,8 @@ const HEARTBEAT_MS = 1_000
 /** How often the register is told; the beats between only ask. */
 const SEEN_EACH_MS = 5_000
 /**
- * For so long after a beat nobody can have taken over what this worker claimed: a rescuer waits three seconds from
- * the moment it finds the lock free (GRACE_MS in upkeep/rescue.ts), and at the beat it was ours.
+ * For so long after a beat nobody can have taken over what this worker claimed: rescuers wait three seconds from
+ * the moment one finds the lock free (GRACE_S in upkeep/queries.ts), and at the beat it was ours.
  */
 const SAFE_MS = 2_000
 const QUERY_TIMEOUT_MS = 5_000
@@ -165,9 +165,9 @@ export class WorkerSession {
    */
   async #resume(client: Client, number: number): Promise<boolean> {
     const sentAt = performance.now()
-    // Changes `seen_at` too, by which a rescuer that found the lock free before sees that it was taken again.
     const { rows } = await client.query<Registered>(
-      `update mail.worker set seen_at = now(), lock_key = default, backend_pid = pg_backend_pid()
+      `update mail.worker
+       set seen_at = now(), lock_key = default, backend_pid = pg_backend_pid(), free_since = null
        where number = $1 returning number, lock_key`,
       [number],
     )

@@ -1635,6 +1635,10 @@ export interface MailWorker {
    */
   backend_pid: number | null
   /**
+   * When its lock was first found free, and has not been taken since: whoever looks after the grace rescues what it held.
+   */
+  free_since: Timestamp | null
+  /**
    * Random: a lock that nobody can take before the worker does.
    */
   lock_key: Generated<number>

@@ -3,16 +3,25 @@ import type { Database } from '../db/pool.ts'
 import { WORKER_LOCK } from '../db/session.ts'
 import { inTransaction, type Transaction } from '../db/transaction.ts'
 
+/**
+ * Long enough that a living worker is back after a restart of Postgres, short enough that a dead one's mail moves again
+ * within seconds.
+ */
+const GRACE_S = 3
+
 export type OtherWorker = {
   readonly number: number
   readonly name: string
-  /** Another one than before: its lock was taken again meanwhile. */
-  readonly seen_at: string
   readonly lock_key: number
   readonly lock_is_free: boolean
+  /** Its lock has been free for the grace. */
+  readonly is_dead: boolean
 }
 
-/** The other workers. A lock counts while the worker's own session holds it: anybody else may take it too. */
+/**
+ * The other workers. A lock counts while the worker's own session holds it: anybody else may take it too. Since when it is
+ * free stands in the register, so that the grace goes on when whoever began it dies as well.
+ */
 export async function probeWorkers(trx: Transaction, self: number): Promise<OtherWorker[]> {
   const { rows } = await sql<OtherWorker>`/* upkeep.probe_workers */
     with held as materialized (
@@ -20,11 +29,25 @@ export async function probeWorkers(trx: Transaction, self: number): Promise<Othe
       from pg_catalog.pg_locks
       where locktype = 'advisory' and granted and classid = ${WORKER_LOCK}::integer::oid and objsubid = 2
         and database = (select oid from pg_catalog.pg_database where datname = current_database())
+    ), other as materialized (
+      select w.number, w.name, w.lock_key, w.free_since, held.pid is null as lock_is_free, clock_timestamp() as at
+      from mail.worker w
+      left join held on held.pid = w.backend_pid and held.objid = w.lock_key::oid
+      where w.number <> ${self}
+    ), noted as (
+      update mail.worker w
+      set free_since = case when other.lock_is_free then other.at end
+      from other
+      -- By its key: one that came back after this look has another.
+      where w.number = other.number and w.lock_key = other.lock_key
+        -- A time that is still to come is of a clock that was set back.
+        and (other.lock_is_free and (other.free_since is null or other.free_since > other.at)
+          or not other.lock_is_free and other.free_since is not null)
     )
-    select w.number, w.name, w.lock_key, w.seen_at::text as seen_at, held.pid is null as lock_is_free
-    from mail.worker w
-    left join held on held.pid = w.backend_pid and held.objid = w.lock_key::oid
-    where w.number <> ${self}
+    select
+      number, name, lock_key, lock_is_free,
+      lock_is_free and coalesce(at - free_since >= make_interval(secs => ${GRACE_S}), false) as is_dead
+    from other
   `.execute(trx)
   return rows
 }

@@ -8,28 +8,22 @@ import { jobPriority } from '../queue/queues.ts'
 import * as queries from './queries.ts'
 
 /**
- * Gives the work of dead workers back. A worker is dead when its session lock has been free for a grace
- * period: long enough for a living one to come back after a restart of Postgres, short enough that its
- * mail moves again within seconds. Live workers are not touched: their sessions hold their locks. One that only slept
- * hands nothing over that it had claimed before (SAFE_MS in db/session.ts is less than the grace).
+ * Gives the work of dead workers back. A worker is dead when its session lock has been free for a grace period.
+ * Live workers are not touched: their sessions hold their locks. One that only slept hands nothing over that it had
+ * claimed before (SAFE_MS in db/session.ts is less than the grace).
  *
  * If the rescuer itself dies, its transaction is gone and the next one does it all again.
  */
-const GRACE_MS = 3_000
-
 export type RescueDeps = {
   readonly db: Database
   readonly boss: Boss
   readonly bells: Bells
   readonly log: Log
   readonly worker: () => number
-  readonly now: () => number
 }
 
 export class Rescuer {
   readonly #deps: RescueDeps
-  /** When each worker's lock was first found free, and has not been taken since. */
-  readonly #free = new Map<number, { readonly since: number; readonly seenAt: string }>()
 
   constructor(deps: RescueDeps) {
     this.#deps = deps
@@ -37,24 +31,15 @@ export class Rescuer {
 
   /** One look at all other workers; returns how many of them live. */
   async look(): Promise<number> {
-    const { db, now } = this.#deps
+    const { db, worker } = this.#deps
     let hasRescued = false
     const living = await inTransaction(db, async (trx) => {
-      const others = await queries.probeWorkers(trx, this.#deps.worker())
-      const free = others.filter((other) => other.lock_is_free)
-      for (const number of this.#free.keys()) {
-        if (!free.some((other) => other.number === number)) this.#free.delete(number)
-      }
-      for (const worker of free) {
-        const known = this.#free.get(worker.number)
-        const since = known?.seenAt === worker.seen_at ? known.since : now()
-        this.#free.set(worker.number, { since, seenAt: worker.seen_at })
-        if (now() - since < GRACE_MS) continue
-        await this.#rescue(trx, worker)
-        hasRescued = true
-      }
+      const others = await queries.probeWorkers(trx, worker())
+      const dead = others.filter((other) => other.is_dead)
+      for (const each of dead) await this.#rescue(trx, each)
+      hasRescued = dead.length > 0
       if (hasRescued) reached('rescue.before-commit')
-      return others.length - free.length
+      return others.filter((other) => !other.lock_is_free).length
     })
     if (hasRescued) reached('rescue.committed')
     return living

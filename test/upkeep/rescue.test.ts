@@ -10,23 +10,26 @@ import { Rescuer } from '../../src/upkeep/rescue.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { deadLetterOf, eventTypesOf, readMessage } from '../support/messages.ts'
 
-const GRACE_MS = 3_000
+const GRACE_S = 3
 const NOBODY = 0
 
-/** A rescuer whose clock stands still until it is set. */
 async function createRescuer(database: TestDatabase) {
   const log = createLog('silent')
   const { pool, db, close } = openPool({ url: database.url, maxConnections: 2, role: undefined, log })
   const boss = await startBoss(pool, log)
   const bells = new Bells(pool, log)
   bells.hasPeers = false
-  const clock = { now: 1_000_000 }
-  const rescuer = new Rescuer({ db, boss, bells, log, worker: () => NOBODY, now: () => clock.now })
+  const rescuer = new Rescuer({ db, boss, bells, log, worker: () => NOBODY })
   database.beforeDrop(async () => {
     await boss.stop({ graceful: false })
     await close()
   })
-  return { rescuer, clock }
+  return rescuer
+}
+
+/** As if so much time had gone by since the locks were found free. */
+async function pass({ query }: TestDatabase, seconds: number): Promise<void> {
+  await query('update mail.worker set free_since = free_since - make_interval(secs => $1)', [seconds])
 }
 
 async function registerWorker({ query }: TestDatabase): Promise<number> {
@@ -102,7 +105,7 @@ async function jobOf({ query }: TestDatabase, id: string) {
 
 test('what a dead worker held moves again after the grace: sent again, held, or dead, as its stream says', async (t) => {
   const database = await createTestDatabase(t)
-  const { rescuer, clock } = await createRescuer(database)
+  const rescuer = await createRescuer(database)
   const worker = await registerWorker(database)
   const again = await sending(database, worker, 'transactional', 1)
   const last = await sending(database, worker, 'transactional', 3)
@@ -110,11 +113,11 @@ test('what a dead worker held moves again after the grace: sent again, held, or 
   const batch = await processing(database, worker)
 
   assert.equal(await rescuer.look(), 0)
-  clock.now += GRACE_MS - 1
+  await pass(database, GRACE_S - 1)
   await rescuer.look()
   assert.equal((await readMessage(database, again))?.status, 'sending')
   assert.equal((await jobOf(database, batch))?.state, 'active')
-  clock.now += 1
+  await pass(database, 1)
   await rescuer.look()
 
   const rows = await Promise.all([again, last, held].map((id) => readMessage(database, id)))
@@ -140,24 +143,24 @@ test('what a dead worker held moves again after the grace: sent again, held, or 
 
 test('what a living worker holds is not touched, however long it takes', async (t) => {
   const database = await createTestDatabase(t)
-  const { rescuer, clock } = await createRescuer(database)
+  const rescuer = await createRescuer(database)
   const worker = await registerWorker(database)
   const die = await live(t, database, worker)
   const id = await sending(database, worker, 'transactional', 1)
   assert.equal(await rescuer.look(), 1)
-  clock.now += 100 * GRACE_MS
+  await pass(database, 100 * GRACE_S)
   assert.equal(await rescuer.look(), 1)
   assert.equal((await readMessage(database, id))?.status, 'sending')
   await die()
   assert.equal(await rescuer.look(), 0)
-  clock.now += GRACE_MS
+  await pass(database, GRACE_S)
   await rescuer.look()
   assert.equal((await readMessage(database, id))?.status, 'queued')
 })
 
 test('a lock in the hands of another session keeps nobody alive', async (t) => {
   const database = await createTestDatabase(t)
-  const { rescuer, clock } = await createRescuer(database)
+  const rescuer = await createRescuer(database)
   const worker = await registerWorker(database)
   const die = await live(t, database, worker)
   const id = await sending(database, worker, 'transactional', 1)
@@ -171,48 +174,50 @@ test('a lock in the hands of another session keeps nobody alive', async (t) => {
   await die()
   await taken
   assert.equal(await rescuer.look(), 0)
-  clock.now += GRACE_MS
+  await pass(database, GRACE_S)
   await rescuer.look()
   assert.equal((await readMessage(database, id))?.status, 'queued')
 })
 
 test('a worker that comes back within the grace keeps its work, and its next absence is counted anew', async (t) => {
   const database = await createTestDatabase(t)
-  const { rescuer, clock } = await createRescuer(database)
+  const rescuer = await createRescuer(database)
   const worker = await registerWorker(database)
   const id = await sending(database, worker, 'transactional', 1)
   await rescuer.look()
   const die = await live(t, database, worker)
-  clock.now += GRACE_MS
+  await pass(database, GRACE_S)
   assert.equal(await rescuer.look(), 1)
   await die()
-  clock.now += GRACE_MS
+  await pass(database, GRACE_S)
   await rescuer.look()
   assert.equal((await readMessage(database, id))?.status, 'sending')
-  clock.now += GRACE_MS
+  await pass(database, GRACE_S)
   await rescuer.look()
   assert.equal((await readMessage(database, id))?.status, 'queued')
 })
 
 test('a worker that was back between two looks keeps its work: its grace begins anew', async (t) => {
   const database = await createTestDatabase(t)
-  const { rescuer, clock } = await createRescuer(database)
+  const rescuer = await createRescuer(database)
   const worker = await registerWorker(database)
   const id = await sending(database, worker, 'transactional', 1)
   await rescuer.look()
   // It came back and went again, and nobody looked meanwhile.
-  await database.query('update mail.worker set seen_at = clock_timestamp() where number = $1', [worker])
-  clock.now += GRACE_MS
+  await database.query('update mail.worker set lock_key = default, free_since = null where number = $1', [
+    worker,
+  ])
+  await pass(database, GRACE_S)
   await rescuer.look()
   assert.equal((await readMessage(database, id))?.status, 'sending')
-  clock.now += GRACE_MS
+  await pass(database, GRACE_S)
   await rescuer.look()
   assert.equal((await readMessage(database, id))?.status, 'queued')
 })
 
 test('a claim that commits while its worker is rescued is rescued with the rest', async (t) => {
   const database = await createTestDatabase(t)
-  const { rescuer, clock } = await createRescuer(database)
+  const rescuer = await createRescuer(database)
   const worker = await registerWorker(database)
   const id = await sending(database, worker, 'transactional', 1)
   await database.query("update mail.message set status = 'queued', worker = null where id = $1", [id])
@@ -223,10 +228,24 @@ test('a claim that commits while its worker is rescued is rescued with the rest'
   await client.query('select from mail.worker where number = $1 for key share', [worker])
   await client.query("update mail.message set status = 'sending', worker = $1 where id = $2", [worker, id])
   await rescuer.look()
-  clock.now += GRACE_MS
+  await pass(database, GRACE_S)
   const rescue = rescuer.look()
   await client.query('commit')
   await rescue
   assert.deepEqual((await readMessage(database, id))?.status, 'queued')
   assert.deepEqual(await eventTypesOf(database, id), ['recovered'])
+})
+
+test('the grace that one rescuer began is ended by another, and a clock that was set back begins it anew', async (t) => {
+  const database = await createTestDatabase(t)
+  const worker = await registerWorker(database)
+  const id = await sending(database, worker, 'transactional', 1)
+  const [first, second] = [await createRescuer(database), await createRescuer(database)]
+  await first.look()
+  await pass(database, -3_600)
+  await second.look()
+  assert.equal((await readMessage(database, id))?.status, 'sending')
+  await pass(database, GRACE_S)
+  await second.look()
+  assert.equal((await readMessage(database, id))?.status, 'queued')
 })
