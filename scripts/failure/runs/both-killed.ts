@@ -22,7 +22,7 @@ export const bothKilled = failureRun<Scale>({
   promise:
     'SIGKILL of API and workers under load, all at once: nothing lost, and twice only what was being sent',
   limitMinutes: 20,
-  full: { messages: 20_000, kills: 50, perS: 200, pauseMs: [300, 3_000] },
+  full: { messages: 20_000, kills: 50, perS: 80, pauseMs: [200, 1_500] },
   short: { messages: 300, kills: 1, perS: 80, pauseMs: [100, 400] },
   perform: async (scene, { messages, kills: count, perS, pauseMs }) => {
     const { ledger } = scene
