@@ -49,6 +49,8 @@ import type { Outgoing, SendOutcome, StillOurs, Transport } from './transport.ts
 const IDLE_MS = 1_000
 /** How long to wait for several free slots before a single one is used. */
 const GATHER_SLOTS_MS = 500
+/** With mail waiting, so long for more of them than will do: a claim costs hardly more for twenty messages than for seven. */
+const GATHER_MORE_MS = 5
 /** With so many outcomes unwritten nothing more is claimed. */
 const MAX_UNSETTLED = 100
 const UNSETTLED_PAUSE_MS = 20
@@ -108,6 +110,10 @@ export class Dispatcher {
   #waryUntil = 0
   /** Until then mail comes back that this dispatcher has put back for a limited domain. */
   #turnsUntil = 0
+  /** The latest claim took as many as it could: more is waiting. */
+  #isBusy = false
+  /** Since when enough slots are free, by performance.now(). */
+  #enoughSince: number | undefined
 
   constructor(
     deps: DispatchDeps,
@@ -154,10 +160,9 @@ export class Dispatcher {
     if (transport === undefined || queues.length === 0) return false
 
     const free = stream.slots - this.#inFlight.size
-    // Fetching for a single free slot would cost a transaction a message: wait until a few are free, but not
-    // for sends that hang.
     const isPatient = performance.now() - this.#claimedAt < GATHER_SLOTS_MS
-    if (free < (isPatient ? Math.ceil(stream.slots / 3) : 1)) return false
+    const gathering = this.#gather(stream, free, isPatient)
+    if (gathering !== undefined) return gathering
     const isCold = this.#isWatched() && performance.now() - this.#sentAt > COLD_MS
     if (isCold && this.#inFlight.size > 0 && isPatient) return false
     this.#claimedAt = performance.now()
@@ -169,7 +174,25 @@ export class Dispatcher {
     const idle = () => Math.min(this.#idleMs(), ...places.map(({ front, look }) => front.msUntilNews(look)))
     if (grant.granted === 0) return waitMs ?? idle()
     const isWhole = await this.#sendWaiting(stream, transport, places, grant)
+    this.#isBusy = isWhole
     return isWhole ? (waitMs ?? true) : idle()
+  }
+
+  /**
+   * Until when to wait for more free slots; undefined when it is time to claim. Fetching for a single one would cost a
+   * transaction a message: so a few are waited for, but not for sends that hang.
+   */
+  #gather({ slots }: Stream, free: number, isPatient: boolean): false | number | undefined {
+    if (free < (isPatient ? Math.ceil(slots / 3) : 1)) {
+      this.#enoughSince = undefined
+      return false
+    }
+    const now = performance.now()
+    this.#enoughSince ??= now
+    const leftMs = this.#enoughSince + GATHER_MORE_MS - now
+    if (this.#isBusy && free < slots && leftMs > 0) return leftMs
+    this.#enoughSince = undefined
+    return undefined
   }
 
   /** True when as many jobs waited as were granted; the tokens of what is not sent now go back, whatever happened. */

@@ -36,14 +36,16 @@ type SettlerDeps = {
 }
 
 const BUNDLE = 500
+/** When the one before is so young, the next bundle waits for so long to grow. */
+const GATHER_MS = 5
 const RETRY_PAUSE_MS = 250
 /** At stop, sends are cut off at the limit: what became of them still needs to be written. */
 const LAST_WRITE_MS = 2_000
 
 /**
  * Writes what became of each send, in bundles: the first outcome is written at once, and whatever arrives
- * while that commit is under way goes with the next one. An idle system settles at once, a busy one in
- * large bundles. Outcomes are facts about the world: when the database is away they are kept and written
+ * while that commit is under way, and in the moment after it, goes with the next one. An idle system settles
+ * at once, a busy one in large bundles. Outcomes are facts about the world: when the database is away they are kept and written
  * when it is back.
  */
 export class Settler {
@@ -55,6 +57,8 @@ export class Settler {
   #waiting: Outcome[] = []
   #writing: Promise<void> | undefined
   #limit: AbortSignal | undefined
+  /** By performance.now(). */
+  #wroteAt = Number.NEGATIVE_INFINITY
 
   constructor({ db, boss, log, meter, clock }: SettlerDeps) {
     this.#db = db
@@ -95,9 +99,11 @@ export class Settler {
     let failures = 0
     let size = BUNDLE
     while (this.#waiting.length > 0) {
+      if (performance.now() - this.#wroteAt < GATHER_MS) await delay(GATHER_MS)
       const bundle = this.#waiting.splice(0, size)
       try {
         await this.#writeBundle(bundle)
+        this.#wroteAt = performance.now()
         failures = 0
       } catch (error) {
         if (isLastingFault(error) && bundle.length === 1) {
