@@ -2,6 +2,7 @@ import { type RawBuilder, sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
+import { unforeseen } from '../db/unforeseen.ts'
 import { SendingHeldError, sendingGate } from '../lifeline.ts'
 import type { Address, Attachment, Message } from '../message/message.ts'
 import { providerRefOf } from '../provider-message-id.ts'
@@ -323,7 +324,7 @@ export async function storeSettlements(
         next_attempt_at = case row.status when 'deferred' then clock_timestamp() + row."delayMs" * interval '1 millisecond' end
       from row
       where m.id = row.id and m.id = any (${ids}::uuid[])
-        and m.status = 'sending' and m.worker = ${worker} and m.claimed_at = row."claimedAt"
+        and ${unforeseen(sql`m.status = 'sending' and m.worker = ${worker}`)} and m.claimed_at = row."claimedAt"
       returning m.id, m.status, m.attempts, m.stream, m.provider, m.template, m.template_version, m.source
     ), happened as (
       insert into mail.event (message_id, type, recipient, detail)

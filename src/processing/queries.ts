@@ -2,9 +2,12 @@ import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
 import type { Transaction } from '../db/transaction.ts'
+import { unforeseen } from '../db/unforeseen.ts'
 import type { Address, Message, StoredAttachment } from '../message/message.ts'
 import { removeContent } from '../message-content.ts'
 import type { TemplateContent } from '../templates/template-content.ts'
+
+const isAccepted = unforeseen(sql`m.status = 'accepted'`)
 
 export type AcceptedMessage = {
   readonly id: string
@@ -22,7 +25,7 @@ export async function loadAccepted(db: Database, ids: readonly string[]): Promis
     select m.id, m.priority, m.source, c.message, c.sealed
     from mail.message m
     join mail.message_content c on c.id = m.id
-    where m.id = any (${ids}::uuid[]) and c.id = any (${ids}::uuid[]) and m.status = 'accepted'
+    where m.id = any (${ids}::uuid[]) and c.id = any (${ids}::uuid[]) and ${isAccepted}
     order by m.seq
   `.execute(db)
   return rows
@@ -210,7 +213,7 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
         last_error = row.code,
         queued_at = case row.status when 'queued' then clock_timestamp() end
       from row
-      where m.id = row.id and m.id = any (${ids}::uuid[]) and m.status = 'accepted'
+      where m.id = row.id and m.id = any (${ids}::uuid[]) and ${isAccepted}
       returning m.id, m.stream, m.source, m.template
     ), prepared as (
       insert into mail.message_prepared (id, subject, html, text, left_out, sender, reply_to, list_unsubscribe, sealed, key_id)
