@@ -48,6 +48,8 @@ comment on column mail.message.last_error is 'Code of the latest failure; the re
 create table mail.message_content (
   id uuid not null,
   message json not null,
+  recipient_domain text,
+  tags text[],
   removed_at timestamptz,
   sealed text,
   key_id text,
@@ -59,6 +61,9 @@ alter table mail.message_content alter column sealed set storage external;
 create index message_content_by_key on mail.message_content (key_id) where key_id is not null;
 comment on table mail.message_content is
   'The message as it was accepted: envelope, headers, bodies or template data. Written once, and taken away by retention.';
+comment on column mail.message_content.recipient_domain is
+  'Of the first recipient; like tags as columns, since each message that is sent is counted by them.';
+comment on column mail.message_content.tags is 'Each as name:value, as it is counted.';
 comment on column mail.message_content.removed_at is 'Since then only the envelope is left in message.';
 comment on column mail.message_content.sealed is
   'Of sensitive mail: subject, bodies, headers, template data and attachments, encrypted (s1.<part>.<key id>.<bytes>); the message has the rest. Null once it is removed.';

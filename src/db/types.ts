@@ -849,6 +849,10 @@ export interface MailMessageContent {
   key_id: string | null
   message: unknown
   /**
+   * Of the first recipient; like tags as columns, since each message that is sent is counted by them.
+   */
+  recipient_domain: string | null
+  /**
    * Since then only the envelope is left in message.
    */
   removed_at: Timestamp | null
@@ -856,6 +860,10 @@ export interface MailMessageContent {
    * Of sensitive mail: subject, bodies, headers, template data and attachments, encrypted (s1.<part>.<key id>.<bytes>); the message has the rest. Null once it is removed.
    */
   sealed: string | null
+  /**
+   * Each as name:value, as it is counted.
+   */
+  tags: string[] | null
 }
 
 export interface MailMessagePrepared {

@@ -36,6 +36,8 @@ export type ExaminedRow = MovedRow & {
 export const INVALID_ATTACHMENT = 'invalid_attachment'
 
 const REASON_LENGTH = 2_000
+/** Of a tag as it is counted; they are ASCII. */
+const MAX_TAG_CHARS = 200
 
 /**
  * Reads a taken row by the same rules for every door. Never throws: what cannot be understood is stored
@@ -95,6 +97,7 @@ function examineRead(row: TakenRow, catalog: Catalog, parsed: ParsedMessage): Ex
     recipient_domain: domainOf(message),
     scheduled_at: message.scheduled_at ?? null,
     terms: termsOf(message),
+    tags: message.tags.map(({ name, value }) => `${name}:${value}`.slice(0, MAX_TAG_CHARS)),
     message: JSON.stringify(message),
     ...(message.attachments !== undefined && { attached: { message, contents } }),
   }
@@ -149,6 +152,7 @@ function dead(code: string, reason: string) {
     recipient_domain: null,
     scheduled_at: null,
     terms: [],
+    tags: [],
   } as const
 }
 

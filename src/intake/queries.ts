@@ -185,6 +185,8 @@ export type MovedRow = {
   readonly scheduled_at: string | null
   /** What it is found by; none of what was refused. */
   readonly terms: readonly string[]
+  /** Each as `name:value`, as it is counted. */
+  readonly tags: readonly string[]
   /** The message as JSON text: checked, or of a dead one as it was given. Of a sensitive one only what is not secret. */
   readonly message: string
   readonly is_sensitive: boolean
@@ -206,6 +208,7 @@ const MOVED_COLUMNS: readonly (keyof MovedRow)[] = [
   'recipient_domain',
   'scheduled_at',
   'terms',
+  'tags',
   'is_sensitive',
   'sealed',
 ]
@@ -225,14 +228,14 @@ export async function storeMessages(trx: Transaction, rows: readonly MovedRow[])
       from json_to_recordset(${`[${recordset.join(',')}]`}::json) as row (
         id uuid, seq bigint, accepted_at timestamptz, stream text, priority smallint, status text,
         source text, template text, code text, reason text, recipient_domain text, scheduled_at timestamptz,
-        terms text[], is_sensitive boolean, sealed text, message json, refused text
+        terms text[], tags text[], is_sensitive boolean, sealed text, message json, refused text
       )
     ), message as (
       insert into mail.message (id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, last_error, is_sensitive)
       select id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, code, is_sensitive from row
     ), content as (
-      insert into mail.message_content (id, message, sealed, key_id)
-      select id, coalesce(message, refused::json), sealed, split_part(sealed, '.', 3) from row
+      insert into mail.message_content (id, message, recipient_domain, tags, sealed, key_id)
+      select id, coalesce(message, refused::json), recipient_domain, tags, sealed, split_part(sealed, '.', 3) from row
     ), dead as (
       insert into mail.dead_letter (message_id, stage, code, reason, stream, template, source, recipient_domain)
       select id, 'intake', code, reason, stream, template, source, recipient_domain from row where status = 'dead'

@@ -11,7 +11,6 @@ export async function takeCursor(trx: Transaction): Promise<string | undefined> 
 
 /** Beyond so many in a day and stream, domains and tags are counted together as `(other)`. */
 const NAMED_VALUES = 500
-const MAX_TAG_CHARS = 200
 
 /** Adds what happened after the cursor and moves it; returns how many events that were. */
 export async function addToStatistics(trx: Transaction, after: string, most: number): Promise<number> {
@@ -38,17 +37,7 @@ export async function addToStatistics(trx: Transaction, after: string, most: num
       -- Laterals with a limit: each event finds its message by the key, whatever the planner knows of the tables.
       left join lateral (select * from mail.message m where m.id = e.message_id limit 1) m on true
       left join lateral (
-        select
-          split_part(c.message -> 'to' -> 0 ->> 'address', '@', 2) as domain,
-          array(
-            select left(concat(t ->> 'name', ':', t ->> 'value'), ${MAX_TAG_CHARS}::integer)
-            from json_array_elements(c.message -> 'tags') t
-          ) as tags
-        from mail.message_content c
-        where c.id = e.message_id
-          -- What the intake refused is kept as it was given, and may hold text that cannot be read.
-          and e.detail ->> 'stage' is distinct from 'intake'
-        limit 1
+        select c.recipient_domain as domain, c.tags from mail.message_content c where c.id = e.message_id limit 1
       ) c on true
       left join mail.stream s on s.name = m.stream
       where e.type in (
