@@ -7,6 +7,7 @@ import type { Lifeline } from '../lifeline.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import type { Meter } from '../meter.ts'
+import { providerRefOf } from '../provider-message-id.ts'
 import type { Bells } from '../queue/bells.ts'
 import type { Boss } from '../queue/boss.ts'
 import { QueueFront } from '../queue/queue-front.ts'
@@ -23,7 +24,7 @@ import { openClaimed, quiet, withoutWords } from './sensitive.ts'
 import { servedQueues } from './serving.ts'
 import { type Attempt, settle, settleFault } from './settlement.ts'
 import type { Settler } from './settler.ts'
-import type { Outgoing, SendOutcome, StillOurs, Transport } from './transport.ts'
+import { isRelay, type Outgoing, type SendOutcome, type StillOurs, type Transport } from './transport.ts'
 
 /**
  * A dispatcher sends one stream's mail through one provider, with slots of its own.
@@ -439,7 +440,8 @@ export class Dispatcher {
             random: this.#deps.random,
           })
     const { transport } = this.#deps.catalog.current.providers.get(this.#provider) ?? {}
-    const settlement = isSecret && outcome !== undefined ? withoutWords(settled, transport) : settled
+    const told = isSecret && outcome !== undefined ? withoutWords(settled, transport) : settled
+    const settlement = { ...told, providerRef: refOf(transport, told.providerMessageId) }
     this.#deps.settler.add({
       queue,
       job,
@@ -464,6 +466,12 @@ export class Dispatcher {
 /** Nobody could have sent it sooner: a send window that was closed is no delay. */
 function dueAt({ openedAt }: Stream, { due_at: given }: queries.ClaimedMessage): Date {
   return openedAt !== null && openedAt > given ? openedAt : given
+}
+
+/** What a relay says at the end of DATA is for its own log; an API's id comes back with its events. */
+function refOf(transport: string | undefined, id: string | null): string | null {
+  if (transport === undefined || isRelay(transport) || id === null) return null
+  return providerRefOf(id) || null
 }
 
 /** As many messages as the free slots can carry; of a provider that takes batches, whole ones. */

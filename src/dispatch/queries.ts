@@ -5,7 +5,6 @@ import type { Transaction } from '../db/transaction.ts'
 import { unforeseen } from '../db/unforeseen.ts'
 import { SendingHeldError, sendingGate } from '../lifeline.ts'
 import type { Address, Attachment, Message } from '../message/message.ts'
-import { providerRefOf } from '../provider-message-id.ts'
 import type { Look } from '../queue/queue-front.ts'
 import type { EventType, MessageState } from '../states.ts'
 import type { ContentSlice } from './attachment-store.ts'
@@ -42,6 +41,8 @@ export type ClaimedMessage = {
   /** Recipients an earlier attempt already settled, one way or the other. */
   readonly settled: readonly string[] | null
 }
+
+type ClaimedRow = Omit<ClaimedMessage, 'settled'> & { readonly is_partly_settled: boolean }
 
 export type FetchedJob = {
   readonly id: string
@@ -122,7 +123,7 @@ export async function claimMessages(
 ): Promise<ClaimedMessage[]> {
   // One row without an id when we are registered and nothing could be claimed.
   const { rows } = await sql<
-    (ClaimedMessage | { readonly id: null }) & { readonly is_open: boolean }
+    (ClaimedRow | { readonly id: null }) & { readonly is_open: boolean }
   >`/* dispatch.claim */
     with me as materialized (${registration(worker)}), gate as materialized (${sendingGate}), claimed as (
       update mail.message
@@ -138,17 +139,7 @@ export async function claimMessages(
       m.priority, c.message, c.sealed, p.sealed as sealed_parts,
       p.subject, p.html, p.text, p.left_out, p.sender, p.reply_to,
       p.list_unsubscribe, p.attachments,
-      case when m.is_partly_settled then (
-        select array_agg(e.recipient)
-        from mail.event e
-        where e.message_id = m.id and e.recipient is not null and (
-          e.type = 'recipient_sent'
-          -- Who retries a dead letter wants those tried again that were refused.
-          or (e.type = 'recipient_refused' and not exists (
-            select from mail.event r where r.message_id = m.id and r.type = 'retried' and r.at >= e.at
-          ))
-        )
-      ) end as settled
+      m.is_partly_settled
     from me
     cross join gate
     left join (
@@ -159,7 +150,31 @@ export async function claimMessages(
   `.execute(trx)
   if (rows.length === 0) throw new NotRegisteredError(worker)
   if (rows[0]?.is_open !== true) throw new SendingHeldError()
-  return rows.filter((row) => row.id !== null)
+  const claimed = rows.filter((row) => row.id !== null)
+  const partly = claimed.filter((row) => row.is_partly_settled).map(({ id }) => id)
+  const settled = partly.length > 0 ? await readSettledRecipients(trx, partly) : NONE
+  return claimed.map((row) => ({ ...row, settled: settled.get(row.id) ?? null }))
+}
+
+const NONE: ReadonlyMap<string, readonly string[]> = new Map()
+
+async function readSettledRecipients(
+  trx: Transaction,
+  ids: readonly string[],
+): Promise<ReadonlyMap<string, readonly string[]>> {
+  const { rows } = await sql<{ id: string; recipients: string[] }>`/* dispatch.read_settled_recipients */
+    select e.message_id as id, array_agg(e.recipient) as recipients
+    from mail.event e
+    where e.message_id = any (${ids}::uuid[]) and e.recipient is not null and (
+      e.type = 'recipient_sent'
+      -- Who retries a dead letter wants those tried again that were refused.
+      or (e.type = 'recipient_refused' and not exists (
+        select from mail.event r where r.message_id = e.message_id and r.type = 'retried' and r.at >= e.at
+      ))
+    )
+    group by e.message_id
+  `.execute(trx)
+  return new Map(rows.map(({ id, recipients }) => [id, recipients]))
 }
 
 export type LateSuppression = {
@@ -275,6 +290,8 @@ export type Settlement = {
   /** An attempt that never reached the provider is taken back. */
   readonly countsAsAttempt: boolean
   readonly providerMessageId: string | null
+  /** In the one form in which events bring it; of those alone whose events name it. */
+  readonly providerRef: string | null
   readonly code: string | null
   readonly reason: string | null
   /** For `deferred`: from the moment it is written. */
@@ -288,6 +305,22 @@ export type Settlement = {
 /** A message that was settled; with content that its stream keeps no longer, removeContent is to follow. */
 export type Settled = { readonly id: string; readonly is_content_over: boolean }
 
+const REFERRED = sql`referred as (
+      insert into mail.provider_ref (message_id, provider, provider_message_id)
+      select row.id, settled.provider, row."providerRef" from row join settled using (id) where row."providerRef" is not null
+    )`
+
+const BURIED = sql`dead as (
+      insert into mail.dead_letter (
+        message_id, stage, code, reason, attempts, stream, provider, template, template_version, source, recipient_domain
+      )
+      select
+        row.id, 'dispatch', row.code, row.reason, settled.attempts, settled.stream, settled.provider, settled.template,
+        settled.template_version, settled.source, row."recipientDomain"
+      from row join settled using (id)
+      where row.status = 'dead'
+    )`
+
 /**
  * Writes a bundle of settlements in one statement and returns those that were still this worker's. A
  * worker that was taken for dead finds its messages gone and settles nothing. The moment of the claim is the
@@ -299,14 +332,15 @@ export async function storeSettlements(
   worker: number,
 ): Promise<readonly Settled[]> {
   const ids = settlements.map((each) => each.id)
-  const given = settlements.map((each) => ({
-    ...each,
-    providerRef: each.providerMessageId === null ? null : providerRefOf(each.providerMessageId),
-  }))
+  // Left out where there is nothing for them: the planner takes its time for each part of a statement.
+  const parts = [
+    ...(settlements.some(({ providerRef }) => providerRef !== null) ? [REFERRED] : []),
+    ...(settlements.some(({ status }) => status === 'dead') ? [BURIED] : []),
+  ]
   const { rows } = await sql<Settled>`/* dispatch.settle */
     with row as materialized (
       select *
-      from json_to_recordset(${JSON.stringify(given)}::json) as row (
+      from json_to_recordset(${JSON.stringify(settlements)}::json) as row (
         id uuid, attempt smallint, "claimedAt" timestamptz, status text, "countsAsAttempt" boolean, "providerMessageId" text,
         "providerRef" text, code text, reason text, "delayMs" bigint, "recipientDomain" text, "isPartlySettled" boolean, events json
       )
@@ -332,24 +366,7 @@ export async function storeSettlements(
       from row
       join settled using (id)
       cross join json_to_recordset(row.events) as event (type text, recipient text, detail json)
-    ), referred as (
-      -- What a relay says at the end of DATA is for its own log; an API's id comes back with its events.
-      insert into mail.provider_ref (message_id, provider, provider_message_id)
-      select row.id, settled.provider, row."providerRef"
-      from row
-      join settled using (id)
-      join mail.provider p on p.name = settled.provider and p.transport not in ('smtp', 'inbox')
-      where row."providerRef" <> ''
-    ), dead as (
-      insert into mail.dead_letter (
-        message_id, stage, code, reason, attempts, stream, provider, template, template_version, source, recipient_domain
-      )
-      select
-        row.id, 'dispatch', row.code, row.reason, settled.attempts, settled.stream, settled.provider, settled.template,
-        settled.template_version, settled.source, row."recipientDomain"
-      from row join settled using (id)
-      where row.status = 'dead'
-    )
+    )${parts.length > 0 ? sql`, ${sql.join(parts)}` : sql``}
     select
       settled.id,
       settled.status = 'sent' and coalesce(kept.is_bare or settled.id < kept.over_before, false) as is_content_over

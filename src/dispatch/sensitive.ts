@@ -1,7 +1,7 @@
 import { openMessage } from '../message/sensitive-message.ts'
 import { openBytes, SealError, type Sealer } from '../sealer.ts'
 import type { ClaimedMessage, Settlement } from './queries.ts'
-import type { SendOutcome } from './transport.ts'
+import { isRelay, type SendOutcome } from './transport.ts'
 
 type Opened =
   | { readonly ok: true; readonly message: ClaimedMessage }
@@ -37,13 +37,17 @@ export function unreadable(error: unknown): SendOutcome {
  * API's answer stays, as its events are matched by it; what a relay says after the content is for its own log.
  */
 export function withoutWords(settlement: Settlement, transport: string | undefined): Settlement {
-  const hasId = transport !== 'smtp' && transport !== 'inbox'
   const events = settlement.events.map(({ detail, ...event }) => ({
     ...event,
     ...(detail !== undefined && { detail: codesOf(detail) }),
   }))
   const reason = settlement.reason === null ? null : describeWithheld(settlement)
-  return { ...settlement, reason, events, providerMessageId: hasId ? settlement.providerMessageId : null }
+  return {
+    ...settlement,
+    reason,
+    events,
+    providerMessageId: isRelay(transport) ? null : settlement.providerMessageId,
+  }
 }
 
 /** The same outcome, as far as it may be told of the provider in general. */

@@ -252,6 +252,7 @@ function baseOf(attempt: Attempt) {
     claimedAt: attempt.claimedAt,
     countsAsAttempt: true,
     providerMessageId: null,
+    providerRef: null,
     code: null,
     reason: null,
     delayMs: null,

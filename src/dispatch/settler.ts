@@ -190,6 +190,7 @@ function withoutWords(outcome: Outcome): Outcome {
     settlement: {
       ...settlement,
       providerMessageId: null,
+      providerRef: null,
       reason,
       delayMs: settlement.delayMs && 1_000,
       events,

@@ -197,6 +197,11 @@ const WIRE_ADDRESS = /^[\w!#$%&'*+/=?^`{|}~.-]{1,64}@[A-Za-z0-9.-]+$/
 /** RFC 5321 section 4.5.3.1.3: a path is 256 octets, brackets included. */
 const MAX_ADDRESS_CHARS = 254
 
+/** Speaks SMTP, and what it says after the content names nothing that events would bring. */
+export function isRelay(transport: string | undefined): boolean {
+  return transport === 'smtp' || transport === 'inbox'
+}
+
 /** Whether an address may stand on the envelope and in an address header as it is. */
 export function isWireAddress(address: string): boolean {
   return address.length <= MAX_ADDRESS_CHARS && WIRE_ADDRESS.test(address)

@@ -296,6 +296,7 @@ test('an outcome that comes too late changes nothing: another attempt, another w
     status: 'dead',
     countsAsAttempt: true,
     providerMessageId: null,
+    providerRef: null,
     code: 'smtp_refused',
     reason: 'late news',
     delayMs: null,

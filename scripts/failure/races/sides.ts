@@ -106,7 +106,13 @@ export function settle(status: 'sent' | 'deferred'): MakeSide {
         countsAsAttempt: true,
         isPartlySettled: false,
       }
-      const nothing = { providerMessageId: null, code: null, reason: null, recipientDomain: null }
+      const nothing = {
+        providerMessageId: null,
+        providerRef: null,
+        code: null,
+        reason: null,
+        recipientDomain: null,
+      }
       const delayMs = status === 'deferred' ? 1_000 : null
       const outcome = { ...base, ...nothing, status, delayMs, events: [{ type: status }] } as const
       const settled = await storeSettlements(trx, [outcome], worker)
