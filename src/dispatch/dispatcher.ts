@@ -1,30 +1,17 @@
-import type { BounceAddresses } from '../bounce-address.ts'
-import type { Catalog, Stream } from '../catalog.ts'
+import type { Stream } from '../catalog.ts'
 import { reached } from '../crash-point.ts'
-import type { Clock } from '../database-clock.ts'
 import type { Database } from '../db/pool.ts'
 import type { Lifeline } from '../lifeline.ts'
-import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
-import type { Meter } from '../meter.ts'
-import { providerRefOf } from '../provider-message-id.ts'
 import type { Bells } from '../queue/bells.ts'
 import type { Boss } from '../queue/boss.ts'
 import { QueueFront } from '../queue/queue-front.ts'
 import { dispatchQueue } from '../queue/queues.ts'
-import { NO_KEYS, type Sealer } from '../sealer.ts'
-import { type AttachmentStore, NOTHING_HELD } from './attachment-store.ts'
-import { type Claim, type Claimed, type ClaimPlace, claimMail, findOurs, waitsSince } from './claims.ts'
-import { type Health, isProviderFault } from './health.ts'
-import { bytesToLoad, contentsOf, envelopeOf, outgoingOf } from './outgoing.ts'
+import { type Claim, type Claimed, type ClaimPlace, claimMail, findOurs } from './claims.ts'
 import * as pacing from './pacing.ts'
-import type * as queries from './queries.ts'
-import { leftUnsent, requestsOf } from './requests.ts'
-import { openClaimed, quiet, withoutWords } from './sensitive.ts'
+import { Sender, type SenderDeps } from './sender.ts'
 import { servedQueues } from './serving.ts'
-import { type Attempt, settle, settleFault } from './settlement.ts'
-import type { Settler } from './settler.ts'
-import { isRelay, type Outgoing, type SendOutcome, type StillOurs, type Transport } from './transport.ts'
+import type { Transport } from './transport.ts'
 
 /**
  * A dispatcher sends one stream's mail through one provider, with slots of its own.
@@ -60,38 +47,18 @@ const UNSETTLED_PAUSE_MS = 20
  * and has the code compiled: many at once would all be late, and their tokens with them, on top of the next ones.
  */
 const COLD_MS = 10_000
-/** A message whose provider could not be spoken to comes again after this, or later if it was asked to wait. */
-const UNREACHABLE_DELAY_MS = 1_000
-/** After a fault the provider is asked about before every claim for so long: others may have opened its breaker. */
-const WARY_MS = 2_000
 /** While mail that was put back for a limited domain comes back: how often it is looked for. */
 const TURNS_LOOK_MS = 200
 /** However many a batch may hold: what is claimed at once is settled at once. */
 const MAX_CLAIM = 512
 /** Jobs are dated by the begin of the transaction that puts them on the queue; longer ones than this are rare. */
 const LATE_MS = 5_000
-const UNFORESEEN = 'Sending failed in an unforeseen way; the log has the details.'
 
-export type DispatchDeps = {
+export type DispatchDeps = SenderDeps & {
   readonly db: Database
   readonly boss: Boss
   readonly bells: Bells
-  readonly meter: Meter
-  readonly clock: Clock
-  readonly log: Log
-  readonly catalog: { readonly current: Catalog }
-  readonly settler: Settler
-  readonly health: Health
   readonly lifeline: Pick<Lifeline, 'noteClaims'>
-  /** Shared by every dispatcher of the process. */
-  readonly attachments: AttachmentStore
-  readonly bounceAddresses: BounceAddresses
-  /** Absent: no keys, so sensitive mail cannot be read. */
-  readonly sealer?: Sealer
-  readonly worker: () => number
-  /** Whether what was claimed under this number cannot have been given to others yet. */
-  readonly holds: (worker: number) => boolean | Promise<boolean>
-  readonly random: () => number
 }
 
 export class Dispatcher {
@@ -100,15 +67,12 @@ export class Dispatcher {
   readonly #provider: string
   readonly #streamName: string
   readonly #transportOf: (provider: string) => Transport | undefined
-  readonly #inFlight = new Set<Promise<void>>()
+  readonly #sender: Sender
   readonly #fronts = new Map<string, QueueFront>()
-  readonly #abort = new AbortController()
   /** Claims whose commit was never answered: they may be ours. */
   #doubtful: readonly Claim[] = []
   // These by performance.now(): the clock on the wall may be set.
   #claimedAt = Number.NEGATIVE_INFINITY
-  #sentAt = Number.NEGATIVE_INFINITY
-  #waryUntil = 0
   /** Until then mail comes back that this dispatcher has put back for a limited domain. */
   #turnsUntil = 0
   /** The latest claim took as many as it could: more is waiting. */
@@ -129,11 +93,12 @@ export class Dispatcher {
     const queue = dispatchQueue(provider, stream)
     this.loop = new Loop({ name: queue, log: deps.log, idleMs: IDLE_MS, round: () => this.#round() })
     deps.bells.attach(queue, this.loop.bell)
+    this.#sender = new Sender(deps, provider, stream, () => this.loop.bell.ring())
   }
 
   /** Requests under way. */
   get slotsUsed(): number {
-    return this.#inFlight.size
+    return this.#sender.underWay
   }
 
   /**
@@ -141,10 +106,9 @@ export class Dispatcher {
    * when messages may be left claimed that were never sent.
    */
   async stop(signal: AbortSignal): Promise<boolean> {
-    signal.addEventListener('abort', () => this.#abort.abort())
-    if (signal.aborted) this.#abort.abort()
+    this.#sender.cutOffAt(signal)
     await this.loop.stop()
-    await Promise.all(this.#inFlight)
+    await this.#sender.finish()
     return this.#doubtful.length === 0
   }
 
@@ -160,14 +124,14 @@ export class Dispatcher {
     const queues = servedQueues(current, this.#provider, stream, isOpen)
     if (transport === undefined || queues.length === 0) return false
 
-    const free = stream.slots - this.#inFlight.size
+    const free = stream.slots - this.#sender.underWay
     const isPatient = performance.now() - this.#claimedAt < GATHER_SLOTS_MS
     const gathering = this.#gather(stream, free, isPatient)
     if (gathering !== undefined) return gathering
-    const isCold = this.#isWatched() && performance.now() - this.#sentAt > COLD_MS
-    if (isCold && this.#inFlight.size > 0 && isPatient) return false
+    const isCold = this.#isWatched() && performance.now() - this.#sender.sentAt > COLD_MS
+    if (isCold && this.#sender.underWay > 0 && isPatient) return false
     this.#claimedAt = performance.now()
-    const want = isCold && this.#inFlight.size === 0 ? 1 : wantOf(transport, free)
+    const want = isCold && this.#sender.underWay === 0 ? 1 : wantOf(transport, free)
     const places = queues.map((queue) => this.#placeOf(stream, queue))
     const grant = await this.#takeTokens(stream, want, transport, places)
     // Never longer than this: a pause may be lifted and a quota raised meanwhile, and that rings no bell.
@@ -212,11 +176,11 @@ export class Dispatcher {
         fetched += taken.fetched
         this.#turnsUntil = Math.max(this.#turnsUntil, performance.now() + taken.comesBackMs)
         // A batch leaves when it is complete: a request of its own for each claim would be several for one token.
-        if (transport.batch === undefined) this.#launch(stream, transport, claims)
+        if (transport.batch === undefined) this.#sender.launch(stream, transport, claims)
         else batch.push(...claims)
       })
     } finally {
-      this.#launch(stream, transport, batch)
+      this.#sender.launch(stream, transport, batch)
       const unused = grant.granted - claimed - this.#doubtful.length
       if (grant.waitMs !== undefined && unused > 0) {
         await pacing.returnTokens(this.#deps.db, this.#provider, unused, transport.batch?.size ?? 1)
@@ -262,12 +226,8 @@ export class Dispatcher {
   }
 
   #isWatched(): boolean {
-    return this.#isSuspect() || this.#deps.catalog.current.providers.get(this.#provider)?.isMetered === true
-  }
-
-  #isSuspect(): boolean {
-    const isWell = this.#deps.catalog.current.providers.get(this.#provider)?.isWell === true
-    return !isWell || performance.now() < this.#waryUntil
+    const provider = this.#deps.catalog.current.providers.get(this.#provider)
+    return this.#sender.isSuspect() || provider?.isMetered === true
   }
 
   /** Each claim is handed on before the next is made: an error in that one must not leave it lying. */
@@ -294,184 +254,8 @@ export class Dispatcher {
     const transport = this.#transportOf(this.#provider)
     if (transport === undefined) return
     this.#doubtful = []
-    this.#launch(stream, transport, ours)
+    this.#sender.launch(stream, transport, ours)
   }
-
-  /** A slot is a request under way: of one message, or of a batch where the provider takes them. */
-  #launch(stream: Stream, transport: Transport, claims: readonly Claim[]): void {
-    const size = transport.batch?.size ?? 1
-    for (let start = 0; start < claims.length; start += size) {
-      const send = this.#send(stream, transport, claims.slice(start, start + size)).finally(() => {
-        this.#inFlight.delete(send)
-        this.#sentAt = performance.now()
-        this.loop.bell.ring()
-      })
-      this.#inFlight.add(send)
-    }
-  }
-
-  /** Almost always one request; mail with attachments may need several, and then each goes when the one before is through. */
-  async #send(stream: Stream, transport: Transport, claims: readonly Claim[]): Promise<void> {
-    let fault: SendOutcome | undefined
-    const opened = claims.flatMap((claim) => this.#open(stream, claim) ?? [])
-    for (const request of requestsOf(transport.batch, opened, ({ message }) => bytesToLoad(message))) {
-      if (fault === undefined) fault = await this.#sendRequest(stream, transport, request)
-      else for (const claim of request) this.#settle(stream, claim, leftUnsent(fault))
-    }
-  }
-
-  /** With the secrets of a sensitive message; undefined, and settled, when they cannot be read here. */
-  #open(stream: Stream, claim: Claim): Claim | undefined {
-    const opened = openClaimed(this.#deps.sealer ?? NO_KEYS, claim.message)
-    if (opened.ok) return { ...claim, message: opened.message }
-    this.#settle(stream, claim, opened.outcome)
-    return undefined
-  }
-
-  /** The provider's own fault, if that is how it ended: what waits behind it is better left. */
-  async #sendRequest(
-    stream: Stream,
-    transport: Transport,
-    claims: readonly Claim[],
-  ): Promise<SendOutcome | undefined> {
-    const wanted = claims.flatMap(({ message }) => contentsOf(message))
-    const owner = `${this.#provider}.${stream.name}`
-    const held =
-      wanted.length === 0
-        ? NOTHING_HELD
-        : await this.#deps.attachments.hold(owner, wanted, this.#abort.signal)
-    if ('kind' in held) {
-      for (const claim of claims) this.#settle(stream, claim, held)
-      return undefined
-    }
-    try {
-      return await this.#handOver(stream, transport, claims, held.contents)
-    } finally {
-      held.release()
-    }
-  }
-
-  async #handOver(
-    stream: Stream,
-    transport: Transport,
-    claims: readonly Claim[],
-    contents: ReadonlyMap<string, Buffer>,
-  ): Promise<SendOutcome | undefined> {
-    // The answer to a request may quote any mail in it.
-    const isSecret = claims.some(({ message }) => message.message.sensitive === true)
-    const whole: Claim[] = []
-    const outgoing: Outgoing[] = []
-    for (const claim of claims) {
-      const mail = outgoingOf(claim.message, contents, this.#returnPathOf(stream, claim.message))
-      if ('kind' in mail) this.#settle(stream, claim, mail, isSecret)
-      else {
-        whole.push(claim)
-        outgoing.push(mail)
-      }
-    }
-    const startedAt = performance.now()
-    const outcomes = await this.#outcomesOf(transport, outgoing, () => this.#holds(whole))
-    const seconds = (performance.now() - startedAt) / 1_000
-    for (const [index, claim] of whole.entries()) this.#settle(stream, claim, outcomes[index], isSecret)
-    // One request, one result: what a batch says of its provider it says once.
-    const fault = outcomes.find((outcome) => outcome !== undefined && isProviderFault(outcome))
-    const telling = fault ?? outcomes[0]
-    if (telling === undefined) return undefined
-    this.#measureRequest(seconds, fault !== undefined)
-    if (fault !== undefined) this.#waryUntil = performance.now() + WARY_MS
-    await this.#deps.health.note(this.#provider, isSecret ? quiet(telling) : telling, this.#isSuspect())
-    return fault
-  }
-
-  #measureRequest(seconds: number, isFault: boolean): void {
-    const { meter } = this.#deps
-    const place = { stream: this.#streamName, provider: this.#provider }
-    meter.happened('request', place, 1)
-    if (isFault) meter.happened('fault', place, 1)
-    meter.took('provider_latency', place, seconds)
-  }
-
-  #returnPathOf({ bounceDomain }: Stream, { id }: queries.ClaimedMessage): string | undefined {
-    return bounceDomain === null ? undefined : this.#deps.bounceAddresses.of(id, bounceDomain)
-  }
-
-  /** Whatever goes wrong in a send is an outcome, so an error here is a bug, and seen as one: undefined. */
-  async #outcomesOf(
-    transport: Transport,
-    outgoing: readonly Outgoing[],
-    isStillOurs: StillOurs,
-  ): Promise<readonly (SendOutcome | undefined)[]> {
-    const [only] = outgoing
-    try {
-      if (transport.batch !== undefined && outgoing.length > 1) {
-        return await transport.batch.send(outgoing, this.#abort.signal, isStillOurs)
-      }
-      return only === undefined ? [] : [await transport.send(only, this.#abort.signal, isStillOurs)]
-    } catch (error) {
-      this.#deps.log.error({ provider: this.#provider, error }, 'sending failed in an unforeseen way')
-      return outgoing.map(() => undefined)
-    }
-  }
-
-  /** One number almost always; of a batch that was claimed while this worker registered anew, each. */
-  #holds(claims: readonly Claim[]): boolean | Promise<boolean> {
-    const numbers = new Set(claims.map(({ worker }) => worker))
-    const [only = this.#deps.worker()] = numbers
-    return numbers.size <= 1 && this.#deps.holds(only)
-  }
-
-  /** `isSecret`: the outcome may quote mail that is sensitive. */
-  #settle(stream: Stream, claim: Claim, outcome: SendOutcome | undefined, isSecret = false): void {
-    const { job, message, worker, queue, closedMs } = claim
-    const attempt: Attempt = {
-      id: message.id,
-      attempt: message.attempt,
-      claimedAt: message.claimed_at,
-      provider: this.#provider,
-      recipients: envelopeOf(message).to,
-      ageMs: this.#deps.clock.now() - waitsSince(message).getTime() - closedMs,
-    }
-    const settled =
-      outcome === undefined
-        ? settleFault(attempt, 'internal_error', UNFORESEEN)
-        : settle(attempt, outcome, {
-            stream,
-            unreachableDelayMs: this.#delayAfter(outcome),
-            random: this.#deps.random,
-          })
-    const { transport } = this.#deps.catalog.current.providers.get(this.#provider) ?? {}
-    const told = isSecret && outcome !== undefined ? withoutWords(settled, transport) : settled
-    const settlement = { ...told, providerRef: refOf(transport, told.providerMessageId) }
-    this.#deps.settler.add({
-      queue,
-      job,
-      priority: message.priority,
-      worker,
-      settlement,
-      place: { stream: stream.name, provider: this.#provider },
-      dueAt: dueAt(stream, message),
-      endedAt: new Date(this.#deps.clock.now()),
-    })
-  }
-
-  #delayAfter(outcome: SendOutcome): number {
-    // Cut off because we are stopping: the next process may send it at once.
-    if (this.#abort.signal.aborted) return 0
-    return (
-      (outcome.rate?.pauseMs ?? UNREACHABLE_DELAY_MS) + Math.round(this.#deps.random() * UNREACHABLE_DELAY_MS)
-    )
-  }
-}
-
-/** Nobody could have sent it sooner: a send window that was closed is no delay. */
-function dueAt({ openedAt }: Stream, { due_at: given }: queries.ClaimedMessage): Date {
-  return openedAt !== null && openedAt > given ? openedAt : given
-}
-
-/** What a relay says at the end of DATA is for its own log; an API's id comes back with its events. */
-function refOf(transport: string | undefined, id: string | null): string | null {
-  if (transport === undefined || isRelay(transport) || id === null) return null
-  return providerRefOf(id) || null
 }
 
 /** As many messages as the free slots can carry; of a provider that takes batches, whole ones. */
