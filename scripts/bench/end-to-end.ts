@@ -1,70 +1,56 @@
 /**
- * Order confirmations from a SQL insert to the sink, against a bare loop that renders and sends the same
- * mail to the same sink. Contenders take turns within each round; the medians are compared.
+ * Order confirmations from the moment they are handed over to the sink: Sluice, three queues with nodemailer, and a bare
+ * loop that renders and sends the same mail to the same sink. Contenders take turns within each round; the medians are
+ * compared.
  */
-import type { Client } from 'pg'
-import { type BareLoop, startBareLoop } from './bare-loop.ts'
-import { type CpuSeconds, cpuBetween, readCpu, type Watched } from './cpu.ts'
-import { orderMessage } from './order.ts'
-import type { BenchOptions, Findings } from './report.ts'
-import { type BenchService, publishTemplate, type Rig, startService, withClient } from './rig.ts'
-import { type Sink, startBestSink } from './sink.ts'
+
+import type { Contender, Turn } from './contender.ts'
+import { BARE_LOOP, bareLoop, queue, type Stage, sluice } from './contenders.ts'
+import { type CpuSeconds, cpuBetween, readCpu } from './cpu.ts'
+import { findPeers } from './peers.ts'
+import type { BenchOptions, Findings, Target } from './report.ts'
+import { publishTemplate, type Rig, startService, withClient } from './rig.ts'
+import { startBestSink } from './sink.ts'
 import { median, readable, table } from './statistics.ts'
-import { firstSeq, untilSettled } from './stored.ts'
 
-const INSERT_ROWS = 1_000
-const SLUICE = 'Sluice, one process'
-const SLUICE_TWO = 'Sluice, two worker processes'
-const BARE = 'bare loop'
+const WORKERS = [1, 2] as const
 
-type Run = {
-  readonly contender: string
-  readonly perS: number
-  readonly lost: number
-  readonly duplicated: number
-  readonly cpu: CpuSeconds
-}
-
-/** What a round needs; the second worker comes and goes with its contender. */
-type Field = {
-  readonly rig: Rig
-  readonly options: BenchOptions
-  readonly databaseUrl: string
-  readonly client: Client
-  readonly sink: Sink
-  readonly loop: BareLoop
-  readonly service: BenchService
-}
+type Run = Turn & { readonly contender: string; readonly perS: number; readonly cpu: CpuSeconds }
 
 export async function endToEnd(rig: Rig, options: BenchOptions): Promise<Findings> {
   const databaseUrl = await rig.createDatabase('end_to_end')
   const sink = await startBestSink(rig.guard)
   const { profileDir } = options
-  const service = await startService(rig, { databaseUrl, smtpUrl: sink.url, roles: 'api,worker', profileDir })
-  await publishTemplate(service.url)
-  const loop = startBareLoop(rig.guard, sink.url)
-  const runs = await withClient(databaseUrl, (client) =>
-    runRounds({ rig, options, databaseUrl, client, sink, loop, service }),
-  )
-  loop.close()
-  await service.stop()
+  const first = await startService(rig, { databaseUrl, smtpUrl: sink.url, roles: 'api,worker', profileDir })
+  await publishTemplate(first.url)
+  await first.stop()
+  const stage: Stage = { rig, sink, profileDir }
+  const peers = findPeers(options.say)
+  const missing = peers.filter((peer) => peer.missing !== undefined)
+  const queues: Contender[] = []
+  for (const peer of peers.filter((each) => each.missing === undefined)) {
+    const store = await peer.open(rig)
+    queues.push(...WORKERS.map((workers) => queue(stage, peer, store, workers)))
+  }
+  const runs = await withClient(databaseUrl, (client) => {
+    const own = WORKERS.map((workers) => sluice(stage, databaseUrl, client, workers))
+    return runRounds([...own, ...queues, bareLoop(stage)], stage, options)
+  })
   sink.close()
-  return findingsOf(runs, options, sink)
+  return findingsOf(runs, options, sink.name, missing)
 }
 
-async function runRounds(field: Field): Promise<Run[]> {
-  const { options } = field
+async function runRounds(
+  contenders: readonly Contender[],
+  stage: Stage,
+  options: BenchOptions,
+): Promise<Run[]> {
   const runs: Run[] = []
   for (let round = 0; round < options.runs; round += 1) {
-    const turns = [
-      () => runSluice(field, SLUICE, [field.service]),
-      () => runBare(field),
-      () => runTwoWorkers(field),
-    ]
-    // The order moves on, so that no contender is always the one after a particular other.
-    for (let turn = 0; turn < turns.length; turn += 1) {
-      const run = await turns[(turn + round) % turns.length]?.()
-      if (run === undefined) continue
+    for (let turn = 0; turn < contenders.length; turn += 1) {
+      // The order moves on, so that no contender is always the one after a particular other.
+      const contender = contenders[(turn + round) % contenders.length] as Contender
+      const run = await takeTurn(contender, stage, options)
       runs.push(run)
       options.say(`end-to-end, round ${round + 1}: ${run.contender} ${readable(run.perS)}/s`)
     }
@@ -72,140 +58,118 @@ async function runRounds(field: Field): Promise<Run[]> {
   return runs
 }
 
-async function runTwoWorkers(field: Field): Promise<Run> {
-  const { rig, databaseUrl, sink } = field
-  const second = await startService(rig, {
-    databaseUrl,
-    smtpUrl: sink.url,
-    roles: 'worker',
-    profileDir: undefined,
-  })
-  const run = await runSluice(field, SLUICE_TWO, [field.service, second])
-  await second.stop()
-  return run
+async function takeTurn(contender: Contender, { sink }: Stage, { messages }: BenchOptions): Promise<Run> {
+  const { watched, send, close } = await contender.open()
+  await send(Math.max(100, Math.floor(messages / 10)))
+  const all = [...watched, sink.watched]
+  const before = readCpu(all)
+  const turn = await send(messages)
+  const cpu = cpuBetween(before, readCpu(all))
+  await close()
+  const seconds =
+    turn.endedAt === undefined ? Number.POSITIVE_INFINITY : Number(turn.endedAt - turn.startedAt) / 1e9
+  return { ...turn, contender: contender.name, perS: messages / seconds, cpu }
 }
 
-async function runSluice(field: Field, contender: string, services: readonly BenchService[]): Promise<Run> {
-  const { client, sink, options } = field
-  const send = async (count: number) => {
-    const before = sink.accepted()
-    const seq = await firstSeq(client)
-    const startedAt = process.hrtime.bigint()
-    await insertOrders(client, count)
-    const endedAt = await sink.reached(before + count)
-    const { lost } = await untilSettled(client, seq, count)
-    const duplicated = Math.max(0, sink.accepted() - before - count + lost)
-    return { startedAt, endedAt, lost, duplicated }
-  }
-  await send(warmUpOf(options))
-  const watched = [...services.map((each) => each.watched), field.rig.postgres, sink.watched, SELF]
-  const cpuBefore = readCpu(watched)
-  const { startedAt, endedAt, lost, duplicated } = await send(options.messages)
-  const cpu = cpuBetween(cpuBefore, readCpu(watched))
-  return { contender, perS: rate(options.messages, startedAt, endedAt), lost, duplicated, cpu }
+type Line = {
+  readonly contender: string
+  readonly perS: number
+  readonly slowestPerS: number
+  readonly fastestPerS: number
+  readonly ratio: number
+  readonly cpuMs: Readonly<Record<'sender' | 'store' | 'sink' | 'inserts' | 'all', number>>
+  readonly lost: number
+  readonly duplicated: number
 }
 
-async function runBare({ loop, sink, options }: Field): Promise<Run> {
-  await loop.send(0, warmUpOf(options))
-  const watched = [loop.watched, sink.watched]
-  const before = sink.accepted()
-  const cpuBefore = readCpu(watched)
-  const reached = sink.reached(before + options.messages)
-  const startedAt = await loop.send(0, options.messages)
-  const endedAt = await reached
-  const cpu = cpuBetween(cpuBefore, readCpu(watched))
-  const lost = Math.max(0, before + options.messages - sink.accepted())
-  return { contender: BARE, perS: rate(options.messages, startedAt, endedAt), lost, duplicated: 0, cpu }
-}
-
-/** The process that inserts: this one. */
-const SELF: Watched = { name: 'inserts', pid: process.pid }
-
-function warmUpOf({ messages }: BenchOptions): number {
-  return Math.max(100, Math.floor(messages / 10))
-}
-
-function rate(messages: number, startedAt: bigint, endedAt: bigint | undefined): number {
-  return endedAt === undefined ? 0 : messages / (Number(endedAt - startedAt) / 1e9)
-}
-
-/** As an application would in a batch job: some rows a statement, each statement its own commit. */
-async function insertOrders(client: Client, count: number): Promise<void> {
-  for (let first = 0; first < count; first += INSERT_ROWS) {
-    const rows = Math.min(INSERT_ROWS, count - first)
-    const messages = Array.from({ length: rows }, (_, index) => orderMessage(first + index))
-    await client.query({
-      name: 'insert_orders',
-      text: '/* bench.insert */ insert into mail.outbox (message) select m::json from unnest($1::text[]) m',
-      values: [messages],
-    })
-  }
-}
-
-function findingsOf(runs: readonly Run[], options: BenchOptions, sink: Sink): Findings {
+function linesOf(runs: readonly Run[], { messages }: BenchOptions): Line[] {
   const byContender = Map.groupBy(runs, (run) => run.contender)
-  const bare = median((byContender.get(BARE) ?? []).map((run) => run.perS))
-  const rows = [...byContender].map(([contender, own]) => {
+  const bare = median((byContender.get(BARE_LOOP) ?? []).map((run) => run.perS))
+  return [...byContender].map(([contender, own]) => {
     const perS = own.map((run) => run.perS)
-    const ms = (name: string) => median(own.map((run) => ((run.cpu.get(name) ?? 0) * 1e3) / options.messages))
-    const sender = contender === BARE ? 'loop' : 'sluice'
-    const all = median(
-      own.map((run) => ([...run.cpu.values()].reduce((a, b) => a + b, 0) * 1e3) / options.messages),
-    )
+    const ms = (name: string) => median(own.map((run) => ((run.cpu.get(name) ?? 0) * 1e3) / messages))
+    const all = median(own.map((run) => ([...run.cpu.values()].reduce((a, b) => a + b, 0) * 1e3) / messages))
     return {
       contender,
       perS: median(perS),
       slowestPerS: Math.min(...perS),
       fastestPerS: Math.max(...perS),
       ratio: median(perS) / bare,
-      cpuMs: { sender: ms(sender), postgres: ms('postgres'), sink: ms('sink'), inserts: ms('inserts'), all },
+      cpuMs: { sender: ms('sender'), store: ms('store'), sink: ms('sink'), inserts: ms('inserts'), all },
       lost: own.reduce((sum, run) => sum + run.lost, 0),
       duplicated: own.reduce((sum, run) => sum + run.duplicated, 0),
     }
   })
-  const one = rows.find((row) => row.contender === SLUICE)
+}
+
+const HEADINGS = [
+  'contender',
+  'mails/s',
+  'slowest',
+  'fastest',
+  'to the loop',
+  'CPU sender',
+  'store',
+  'sink',
+  'inserts',
+  'all',
+  'lost',
+  'twice',
+]
+
+function findingsOf(
+  runs: readonly Run[],
+  options: BenchOptions,
+  sinkName: string,
+  missing: readonly { readonly name: string; readonly missing: string | undefined }[],
+): Findings {
+  const lines = linesOf(runs, options)
+  const own = lines.filter(({ contender }) => contender.startsWith('Sluice'))
   return {
     name: 'end-to-end',
-    data: { sink: sink.name, messages: options.messages, contenders: rows },
-    targets: [
-      {
-        what: 'end to end, ratio to the bare loop',
-        bound: 'at least',
-        limit: 1,
-        unit: '×',
-        measured: one?.ratio ?? Number.NaN,
-      },
-    ],
-    lost: rows.reduce((sum, row) => sum + row.lost, 0),
+    data: { sink: sinkName, messages: options.messages, contenders: lines, missing },
+    targets: targetsOf(lines),
+    lost: own.reduce((sum, line) => sum + line.lost, 0),
     text: [
-      `${readable(options.messages)} messages, ${options.runs} rounds, into ${sink.name}. CPU in milliseconds a message.`,
+      `${readable(options.messages)} messages, ${options.runs} rounds, into ${sinkName}. CPU in milliseconds a message.`,
       '',
       table(
-        [
-          'contender',
-          'mails/s',
-          'slowest',
-          'fastest',
-          'ratio',
-          'CPU sender',
-          'Postgres',
-          'sink',
-          'inserts',
-          'all',
-          'lost',
-          'twice',
-        ],
-        rows.map((row) => [
-          row.contender,
-          row.perS,
-          row.slowestPerS,
-          row.fastestPerS,
-          row.ratio,
-          ...Object.values(row.cpuMs),
-          String(row.lost),
-          String(row.duplicated),
+        HEADINGS,
+        lines.map((line) => [
+          line.contender,
+          line.perS,
+          line.slowestPerS,
+          line.fastestPerS,
+          line.ratio,
+          ...Object.values(line.cpuMs),
+          String(line.lost),
+          String(line.duplicated),
         ]),
       ),
+      ...missing.map(({ name, missing: reason }) => `\n${name} took no part: ${reason}.`),
     ].join('\n'),
   }
+}
+
+function targetsOf(lines: readonly Line[]): Target[] {
+  const best = (of: readonly Line[]) => Math.max(...of.map(({ perS }) => perS))
+  const own = best(lines.filter(({ contender }) => contender.startsWith('Sluice')))
+  const queues = lines.filter(({ contender }) => contender !== BARE_LOOP && !contender.startsWith('Sluice'))
+  const loop = lines.filter(({ contender }) => contender === BARE_LOOP)
+  return [
+    {
+      what: 'end to end, ratio to the best of the queues',
+      bound: 'at least',
+      limit: 2,
+      unit: '×',
+      measured: queues.length === 0 ? Number.NaN : own / best(queues),
+    },
+    {
+      what: 'end to end, ratio to the bare loop',
+      bound: 'at least',
+      limit: 1.5,
+      unit: '×',
+      measured: own / best(loop),
+    },
+  ]
 }

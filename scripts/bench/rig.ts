@@ -18,6 +18,7 @@ export const API_KEY = 'benchmark-key-0123456789'
 export type Rig = {
   readonly guard: Guard
   readonly postgres: Watched
+  readonly dir: string
   /** A database of its own for each benchmark, so that none meets another's leftovers. */
   createDatabase(name: string): Promise<string>
   close(): Promise<void>
@@ -38,6 +39,7 @@ export async function openRig(): Promise<Rig> {
   if (pid === undefined) throw new Error('the Postgres of the benchmark ended as soon as it had started')
   return {
     guard,
+    dir,
     postgres: { name: 'postgres', pid, family: true },
     createDatabase: async (name) => {
       const url = new URL(server.url)
@@ -50,6 +52,11 @@ export async function openRig(): Promise<Rig> {
       await rm(dir, { recursive: true, force: true })
     },
   }
+}
+
+/** A directory that goes with the rig. */
+export function makeDirectory({ dir }: Rig): Promise<string> {
+  return mkdtemp(join(dir, 'own-'))
 }
 
 export async function withClient<T>(url: string, work: (client: Client) => Promise<T>): Promise<T> {

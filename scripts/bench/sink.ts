@@ -1,10 +1,9 @@
 import { spawn } from 'node:child_process'
-import { accessSync, constants } from 'node:fs'
-import { delimiter, join } from 'node:path'
 import { startChild } from './child.ts'
 import type { Watched } from './cpu.ts'
 import { freePort } from './free-port.ts'
 import type { Guard } from './guard.ts'
+import { findProgram } from './program.ts'
 
 export type SinkReport =
   | { readonly kind: 'listening'; readonly port: number }
@@ -103,19 +102,4 @@ class Tally {
     this.#waiter = undefined
     return atNs
   }
-}
-
-function findProgram(name: string): string | undefined {
-  const directories = [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/usr/libexec/postfix']
-  return directories
-    .map((directory) => join(directory, name))
-    .find((path) => {
-      try {
-        accessSync(path, constants.X_OK)
-        return true
-      } catch {
-        // Not in this directory.
-        return false
-      }
-    })
 }

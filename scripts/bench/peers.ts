@@ -1,0 +1,127 @@
+/** The queues that a team would take instead, each with its own processes over its own store. */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { nextMessage, startChild } from './child.ts'
+import type { Watched } from './cpu.ts'
+import { freePort } from './free-port.ts'
+import { findProgram } from './program.ts'
+import { makeDirectory, type Rig } from './rig.ts'
+
+export type PeerOrder = { readonly first: number; readonly count: number }
+export type PeerReport = { readonly kind: 'ready' } | { readonly kind: 'added'; readonly startedAtNs: string }
+
+const PEERS = fileURLToPath(new URL('./peers/', import.meta.url))
+
+/** A queue that can be measured here, or what is missing for it. */
+export type Peer = {
+  readonly name: 'BullMQ' | 'graphile-worker' | 'pg-boss'
+  readonly missing: string | undefined
+  /** Where its jobs are, and who has to be watched for that. */
+  open(rig: Rig): Promise<{ readonly url: string; readonly watched: Watched }>
+  readonly file: string
+}
+
+/** All of them; those that cannot be installed here say why. */
+export function findPeers(say: (line: string) => void): readonly Peer[] {
+  const failure = installPeers(say)
+  const onPostgres = (database: string) => async (rig: Rig) => ({
+    url: await rig.createDatabase(database),
+    watched: rig.postgres,
+  })
+  return [
+    {
+      name: 'BullMQ',
+      file: './peers/bullmq-process.ts',
+      missing: failure ?? (findProgram('redis-server') === undefined ? 'no redis-server' : undefined),
+      open: startRedis,
+    },
+    {
+      name: 'graphile-worker',
+      file: './peers/graphile-worker-process.ts',
+      missing: failure,
+      open: onPostgres('peer_graphile_worker'),
+    },
+    {
+      name: 'pg-boss',
+      file: './peers/pg-boss-process.ts',
+      missing: undefined,
+      open: onPostgres('peer_pg_boss'),
+    },
+  ]
+}
+
+/** Into their own folder, once; the reason when that fails. */
+function installPeers(say: (line: string) => void): string | undefined {
+  if (existsSync(`${PEERS}node_modules/.package-lock.json`)) return undefined
+  say('installing the peers into scripts/bench/peers')
+  try {
+    execFileSync('npm', ['install', '--no-audit', '--no-fund', '--ignore-scripts'], {
+      cwd: PEERS,
+      stdio: 'pipe',
+    })
+    return undefined
+  } catch (error) {
+    return `npm could not install it: ${String((error as { stderr?: Buffer }).stderr).split('\n')[0]}`
+  }
+}
+
+/** With an append-only file written out every second, as people run it who care: a crash may cost the last second. */
+async function startRedis(rig: Rig): Promise<{ url: string; watched: Watched }> {
+  const port = await freePort()
+  const dir = await makeDirectory(rig)
+  const options = ['--bind', '127.0.0.1', '--port', String(port), '--dir', dir, '--save', '']
+  const child = spawn(
+    findProgram('redis-server') ?? '',
+    [...options, '--appendonly', 'yes', '--appendfsync', 'everysec'],
+    { stdio: ['ignore', 'pipe', 'inherit'] },
+  )
+  rig.guard.watch(child)
+  for await (const chunk of child.stdout) if (String(chunk).includes('Ready to accept connections')) break
+  child.stdout.resume()
+  return { url: `redis://127.0.0.1:${port}`, watched: { name: 'redis', pid: child.pid ?? 0 } }
+}
+
+/** The processes of one queue for one turn: a producer, and as many workers as are wanted. */
+export type PeerProcesses = {
+  readonly watched: readonly Watched[]
+  /** Has orders added; resolves when all of them are in the queue, with the moment it began. */
+  add(first: number, count: number): Promise<bigint>
+  close(): Promise<void>
+}
+
+export async function startPeer(
+  rig: Rig,
+  peer: Peer,
+  options: { readonly url: string; readonly smtpUrl: string; readonly workers: number },
+): Promise<PeerProcesses> {
+  const { url, smtpUrl, workers } = options
+  const producer = await startReady(rig, peer.file, ['producer', url, smtpUrl])
+  const working: ChildProcess[] = []
+  while (working.length < workers) working.push(await startReady(rig, peer.file, ['worker', url, smtpUrl]))
+  return {
+    watched: [
+      { name: 'inserts', pid: producer.pid ?? 0 },
+      ...working.map((child) => ({ name: 'sender', pid: child.pid ?? 0 })),
+    ],
+    add: async (first, count) => {
+      const added = nextMessage<Extract<PeerReport, { kind: 'added' }>>(producer)
+      producer.send({ first, count } satisfies PeerOrder)
+      return BigInt((await added).startedAtNs)
+    },
+    close: async () => {
+      for (const child of [producer, ...working]) {
+        const ended = once(child, 'exit')
+        child.disconnect()
+        await ended
+      }
+    },
+  }
+}
+
+async function startReady(rig: Rig, file: string, args: readonly string[]): Promise<ChildProcess> {
+  const child = startChild(rig.guard, file, args)
+  await nextMessage<PeerReport>(child)
+  return child
+}
