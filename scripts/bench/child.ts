@@ -2,9 +2,13 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import type { Guard } from './guard.ts'
 
+/** As `npm start` has it (docs/production.md on memory): every process gets the same, whoever is compared. */
+export const NODE_OPTIONS = ['--max-semi-space-size=16']
+
 /** Starts one of the benchmark's own processes. Each ends by itself when its channel to this one breaks. */
 export function startChild(guard: Guard, file: string, args: readonly string[] = []): ChildProcess {
-  const child = spawn(process.execPath, [fileURLToPath(new URL(file, import.meta.url)), ...args], {
+  const path = fileURLToPath(new URL(file, import.meta.url))
+  const child = spawn(process.execPath, [...NODE_OPTIONS, path, ...args], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   })
   guard.watch(child)
@@ -24,7 +28,7 @@ export function nextMessage<T>(child: ChildProcess): Promise<T> {
     }
     const give = (code: number | null) => {
       leave()
-      reject(new Error(`${child.spawnargs.at(1)} ended with ${code}`))
+      reject(new Error(`${child.spawnargs.slice(1).join(' ')} ended with ${code}`))
     }
     child.on('message', hear)
     child.on('exit', give)

@@ -1,7 +1,8 @@
 /** The queues that a team would take instead, each with its own processes over its own store. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
+import { statSync } from 'node:fs'
+import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { nextMessage, startChild } from './child.ts'
 import type { Watched } from './cpu.ts'
@@ -13,6 +14,7 @@ export type PeerOrder = { readonly first: number; readonly count: number }
 export type PeerReport = { readonly kind: 'ready' } | { readonly kind: 'added'; readonly startedAtNs: string }
 
 const PEERS = fileURLToPath(new URL('./peers/', import.meta.url))
+const INSTALL_MS = 180_000
 
 /** A queue that can be measured here, or what is missing for it. */
 export type Peer = {
@@ -34,7 +36,7 @@ export function findPeers(say: (line: string) => void): readonly Peer[] {
     {
       name: 'BullMQ',
       file: './peers/bullmq-process.ts',
-      missing: failure ?? (findProgram('redis-server') === undefined ? 'no redis-server' : undefined),
+      missing: failure ?? (findProgram('redis-server') === undefined ? 'redis-server is not installed' : undefined),
       open: startRedis,
     },
     {
@@ -52,19 +54,29 @@ export function findPeers(say: (line: string) => void): readonly Peer[] {
   ]
 }
 
-/** Into their own folder, once; the reason when that fails. */
+/** Exactly what their lock file says, into their own folder; the reason when that fails. */
 function installPeers(say: (line: string) => void): string | undefined {
-  if (existsSync(`${PEERS}node_modules/.package-lock.json`)) return undefined
+  if (isInstalled()) return undefined
   say('installing the peers into scripts/bench/peers')
   try {
-    execFileSync('npm', ['install', '--no-audit', '--no-fund', '--ignore-scripts'], {
-      cwd: PEERS,
-      stdio: 'pipe',
-    })
+    const args = ['ci', '--no-audit', '--no-fund', '--ignore-scripts']
+    execFileSync('npm', args, { cwd: PEERS, stdio: 'pipe', timeout: INSTALL_MS })
     return undefined
   } catch (error) {
-    return `npm could not install it: ${String((error as { stderr?: Buffer }).stderr).split('\n')[0]}`
+    return `npm ci in scripts/bench/peers failed: ${reasonOf(error)}`
   }
+}
+
+/** npm keeps a lock file of what is there; an older one than ours is of other versions. */
+function isInstalled(): boolean {
+  const changedAt = (path: string) => statSync(`${PEERS}${path}`, { throwIfNoEntry: false })?.mtimeMs ?? 0
+  return changedAt('node_modules/.package-lock.json') >= changedAt('package-lock.json')
+}
+
+function reasonOf(error: unknown): string {
+  const { stderr, code } = error as { readonly stderr?: Buffer; readonly code?: string }
+  const lines = String(stderr ?? '').split('\n')
+  return lines.find((line) => line.startsWith('npm error')) ?? code ?? 'for reasons it did not tell'
 }
 
 /** With an append-only file written out every second, as people run it who care: a crash may cost the last second. */
@@ -78,9 +90,19 @@ async function startRedis(rig: Rig): Promise<{ url: string; watched: Watched }> 
     { stdio: ['ignore', 'pipe', 'inherit'] },
   )
   rig.guard.watch(child)
-  for await (const chunk of child.stdout) if (String(chunk).includes('Ready to accept connections')) break
-  child.stdout.resume()
+  await untilSaid(child, 'Ready to accept connections')
   return { url: `redis://127.0.0.1:${port}`, watched: { name: 'redis', pid: child.pid ?? 0 } }
+}
+
+/** Line by line: a pipe may hand over the words in two pieces. */
+async function untilSaid(child: ChildProcess, words: string): Promise<void> {
+  if (child.stdout === null) throw new Error('the output of the program is not a pipe')
+  const said = Promise.withResolvers<void>()
+  child.once('exit', (code) => said.reject(new Error(`${child.spawnfile} ended with ${code}`)))
+  createInterface({ input: child.stdout }).on('line', (line) => {
+    if (line.includes(words)) said.resolve()
+  })
+  await said.promise
 }
 
 /** The processes of one queue for one turn: a producer, and as many workers as are wanted. */

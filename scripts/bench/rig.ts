@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { Client, escapeIdentifier } from 'pg'
 import { startEmbeddedPostgres } from '../../src/db/embedded.ts'
 import { findPostmaster } from '../../src/db/embedded-postmaster.ts'
+import { NODE_OPTIONS } from './child.ts'
 import type { Watched } from './cpu.ts'
 import { Guard } from './guard.ts'
 import { HTML, SUBJECT, TEMPLATE_NAME, TEXT } from './order.ts'
@@ -83,15 +84,12 @@ export type BenchService = {
   stop(): Promise<void>
 }
 
-/** As `npm start` does; see docs/production.md on memory. */
-const AS_STARTED = ['--max-semi-space-size=16']
-
 /** Sluice as users run it: a process of its own, started by its command line. */
 export async function startService(rig: Rig, options: ServiceOptions): Promise<BenchService> {
   const profiling =
     options.profileDir === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${options.profileDir}`]
   const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
-  const child = spawn(process.execPath, [...AS_STARTED, ...profiling, main], {
+  const child = spawn(process.execPath, [...NODE_OPTIONS, ...profiling, main], {
     env: {
       PATH: process.env.PATH,
       DATABASE_URL: options.databaseUrl,
