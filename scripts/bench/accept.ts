@@ -1,43 +1,68 @@
 /**
- * Acceptance over REST: how many mails a second get their answer, with the workers off and on. Every
- * acknowledged mail is looked for afterwards, and with workers on each must have been sent.
+ * Acceptance: how many mails a second get their answer over REST, durable and buffered, and are committed in SQL, by
+ * one client and by many. Every acknowledged mail is looked for afterwards, and with workers on each must have been sent.
  */
 import type { Client } from 'pg'
 import { type CpuSeconds, cpuBetween, readCpu } from './cpu.ts'
-import { type LoadGenerator, type LoadReport, startLoadGenerator } from './load.ts'
+import type { SqlDoor } from './doors/sql-door.ts'
+import { type LoadGenerator, type LoadOrder, type LoadReport, startLoadGenerator } from './load.ts'
 import type { BenchOptions, Findings } from './report.ts'
-import { API_KEY, type BenchService, publishTemplate, type Rig, startService, withClient } from './rig.ts'
+import {
+  API_KEY,
+  type BenchService,
+  enqueueUrlOf,
+  publishTemplate,
+  type Rig,
+  startService,
+  withClient,
+} from './rig.ts'
 import { startOwnSink } from './sink.ts'
 import { readable, table } from './statistics.ts'
 import { firstSeq, untilMoved, untilSettled } from './stored.ts'
 
-const CONNECTIONS = [64, 256] as const
+const REST_CONNECTIONS = [1, 8, 64, 256]
+/** The server of the benchmark takes 200 sessions; more clients than that come through a pooler. */
+const SQL_CONNECTIONS = [1, 8, 64, 128]
+const CONNECTIONS_WITH_WORKERS = [64, 256]
 const WARM_UP_S = 2
 /** Above this share of one core the generator is no longer a bystander. */
 const GENERATOR_LIMIT = 0.8
 
-type Case = {
-  readonly durability: 'durable' | 'buffered'
+export type DoorName = 'REST, durable' | 'REST, buffered' | 'outbox' | 'intake' | 'mail.send'
+export type Case = {
+  readonly door: DoorName
   readonly workers: 'off' | 'on'
   readonly connections: number
 }
 type Result = Case & LoadReport & { readonly lost: number; readonly cpu: CpuSeconds }
 type Scene = {
   readonly rig: Rig
-  readonly options: BenchOptions
   readonly client: Client
   readonly service: BenchService
+  readonly enqueueUrl: string
   readonly load: LoadGenerator
 }
 
 export async function accept(rig: Rig, options: BenchOptions): Promise<Findings> {
   const load = startLoadGenerator(rig.guard)
-  const results = [
-    ...(await runCases(rig, options, load, 'off')),
-    ...(await runCases(rig, options, load, 'on')),
-  ]
+  const results: Result[] = []
+  for (const workers of ['off', 'on'] as const) {
+    results.push(...(await runCases(rig, options, load, workers)))
+  }
   load.close()
   return findingsOf(results, options)
+}
+
+function casesOf(workers: Case['workers']): Case[] {
+  const each = (door: DoorName, counts: readonly number[]) =>
+    counts.map((connections) => ({ door, workers, connections }))
+  const ofRest = workers === 'on' ? CONNECTIONS_WITH_WORKERS : REST_CONNECTIONS
+  const rest = [...each('REST, durable', ofRest), ...each('REST, buffered', ofRest)]
+  if (workers === 'on') return rest
+  return [
+    ...rest,
+    ...(['outbox', 'intake', 'mail.send'] as const).flatMap((door) => each(door, SQL_CONNECTIONS)),
+  ]
 }
 
 async function runCases(
@@ -52,18 +77,17 @@ async function runCases(
   const { profileDir } = options
   const service = await startService(rig, { databaseUrl, smtpUrl: sink.url, roles, profileDir })
   await publishTemplate(service.url)
+  const enqueueUrl = await enqueueUrlOf(databaseUrl)
   const results: Result[] = []
   await withClient(databaseUrl, async (client) => {
-    const scene: Scene = { rig, options, client, service, load }
-    await runCase(scene, { durability: 'durable', workers, connections: CONNECTIONS[0] }, WARM_UP_S)
-    for (const durability of ['durable', 'buffered'] as const) {
-      for (const connections of CONNECTIONS) {
-        const result = await runCase(scene, { durability, workers, connections }, options.seconds)
-        results.push(result)
-        options.say(
-          `accept, ${durability}, workers ${workers}, ${connections} connections: ${readable(result.perS)}/s`,
-        )
-      }
+    const scene: Scene = { rig, client, service, enqueueUrl, load }
+    await runCase(scene, { door: 'REST, durable', workers, connections: 64 }, WARM_UP_S)
+    for (const which of casesOf(workers)) {
+      const result = await runCase(scene, which, options.seconds)
+      results.push(result)
+      options.say(
+        `accept, ${which.door}, workers ${workers}, ${which.connections} connections: ${readable(result.perS)}/s`,
+      )
     }
   })
   await service.stop()
@@ -76,13 +100,8 @@ async function runCase(scene: Scene, which: Case, seconds: number): Promise<Resu
   const seq = await firstSeq(client)
   const watched = [service.watched, rig.postgres]
   const before = readCpu(watched)
-  const report = await load.run({
-    url: service.url,
-    key: API_KEY,
-    connections: which.connections,
-    seconds,
-    isBuffered: which.durability === 'buffered',
-  })
+  const { connections } = which
+  const report = await load.run({ target: targetOf(scene, which.door), connections, seconds })
   const cpu = cpuBetween(before, readCpu(watched))
   const stored = await untilMoved(client, seq)
   // Settled before the next case begins, which would otherwise work off this one's mail as well.
@@ -90,65 +109,80 @@ async function runCase(scene: Scene, which: Case, seconds: number): Promise<Resu
   return { ...which, ...report, cpu, lost: Math.max(0, report.accepted - Math.min(stored, sent)) }
 }
 
+function targetOf({ service, enqueueUrl }: Scene, door: DoorName): LoadOrder['target'] {
+  const rest = { by: 'rest', url: service.url, apiKey: API_KEY } as const
+  const sql = (name: SqlDoor) => ({ by: 'sql', url: enqueueUrl, door: name }) as const
+  switch (door) {
+    case 'REST, durable':
+      return rest
+    case 'REST, buffered':
+      return { ...rest, isBuffered: true }
+    case 'mail.send':
+      return sql('send')
+    default:
+      return sql(door)
+  }
+}
+
+const HEADINGS = [
+  'door',
+  'workers',
+  'connections',
+  'mails/s',
+  'p50',
+  'p99',
+  'CPU Sluice',
+  'Postgres',
+  'generator',
+  'refused',
+  'lost',
+]
+
+function rowOf(result: Result): (string | number)[] {
+  const { door, workers, connections, perS, p50Ms, p99Ms, cpu, accepted, busy, refused, broken, lost } =
+    result
+  const ms = (name: string) => ((cpu.get(name) ?? 0) * 1e3) / accepted
+  return [
+    door,
+    workers,
+    String(connections),
+    perS,
+    p50Ms,
+    p99Ms,
+    ms('sluice'),
+    ms('postgres'),
+    `${Math.round(busy * 100)} %`,
+    String(Object.values(refused).reduce((sum, count) => sum + count, broken)),
+    String(lost),
+  ]
+}
+
 function findingsOf(results: readonly Result[], options: BenchOptions): Findings {
-  const target = results.find(
-    ({ durability, workers, connections }) =>
-      durability === 'durable' && workers === 'off' && connections === 64,
-  )
-  const withWorkers = results.find(
-    ({ durability, workers, connections }) =>
-      durability === 'durable' && workers === 'on' && connections === 64,
-  )
+  const perSOf = (workers: Case['workers']) =>
+    results.find(
+      (each) => each.door === 'REST, durable' && each.workers === workers && each.connections === 64,
+    )?.perS ?? Number.NaN
   const busiest = Math.max(...results.map(({ busy }) => busy))
-  const ms = ({ cpu, accepted }: Result, name: string) => ((cpu.get(name) ?? 0) * 1e3) / accepted
-  const rows = results.map((result) => [
-    `${result.durability}, workers ${result.workers}, ${result.connections}`,
-    result.perS,
-    result.p50Ms,
-    result.p99Ms,
-    ms(result, 'sluice'),
-    ms(result, 'postgres'),
-    `${Math.round(result.busy * 100)} %`,
-    String(Object.values(result.refused).reduce((sum, count) => sum + count, result.broken)),
-    String(result.lost),
-  ])
+  const untrue = results.filter(({ door, notDurable }) => door === 'REST, durable' && notDurable > 0)
   return {
-    name: 'accept',
     data: results.map(({ cpu, ...rest }) => ({ ...rest, cpuS: Object.fromEntries(cpu) })),
-    targets: [
-      {
-        what: 'durable REST acceptance, 64 connections',
-        bound: 'at least',
-        limit: 3_000,
-        unit: '/s',
-        measured: target?.perS ?? Number.NaN,
+    measured: {
+      acceptance: {
+        value: perSOf('off'),
+        of: `${options.seconds} s; ${readable(perSOf('on'))}/s with the workers in the same process`,
       },
-      {
-        what: 'the same with the workers running',
-        bound: 'at least',
-        limit: 3_000,
-        unit: '/s',
-        measured: withWorkers?.perS ?? Number.NaN,
-      },
-    ],
+    },
+    plot: {
+      latencies: results
+        .filter(({ workers }) => workers === 'off')
+        .map(({ door, connections, p99Ms }) => ({ door, connections, p99Ms })),
+    },
     lost: results.reduce((sum, { lost }) => sum + lost, 0),
+    broken: untrue.map(({ connections }) => `with ${connections} connections an answer did not say durable`),
     text: [
       `${options.seconds} s each. Latency in milliseconds; CPU in milliseconds an accepted mail.`,
       '',
-      table(
-        [
-          'answer, workers, connections',
-          'mails/s',
-          'p50',
-          'p99',
-          'CPU Sluice',
-          'Postgres',
-          'generator',
-          'refused',
-          'lost',
-        ],
-        rows,
-      ),
+      table(HEADINGS, results.map(rowOf)),
       '',
       busiest > GENERATOR_LIMIT
         ? `The generator used up to ${Math.round(busiest * 100)} % of a core: it may be what was measured.`

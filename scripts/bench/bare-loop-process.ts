@@ -3,11 +3,10 @@
  * crash; the floor that Sluice is compared with.
  */
 import type { BareOrder, BareReport } from './bare-loop.ts'
-import { order } from './order.ts'
-import { createSender, IN_HAND } from './sender.ts'
+import { createLargeSender, createNumberedSender, IN_HAND } from './sender.ts'
 
-const [url = ''] = process.argv.slice(2)
-const send = createSender(url)
+const [url = '', mail] = process.argv.slice(2)
+const send = mail === 'large' ? createLargeSender(url) : createNumberedSender(url)
 
 async function sendAll(first: number, count: number): Promise<void> {
   let next = first
@@ -15,7 +14,7 @@ async function sendAll(first: number, count: number): Promise<void> {
     while (next < first + count) {
       const n = next
       next += 1
-      await send(order(n))
+      await send(n)
     }
   }
   await Promise.all(Array.from({ length: IN_HAND }, lane))

@@ -11,11 +11,21 @@ import { type BurstLoad, startBurstLoad } from './burst/load.ts'
 import { mailText, ORDERS, RESET_TEMPLATE } from './burst/mail.ts'
 import { monotonicMs } from './burst/moments.ts'
 import { type BurstSink, startBurstSink } from './burst/sink.ts'
-import { highestMemoryMb, largestTables, type Sample, takeSample, walPosition } from './burst/watch.ts'
 import { type CpuSeconds, cpuBetween, readCpu } from './cpu.ts'
+import { insertMails } from './inserts.ts'
+import { highestMemoryMb } from './memory.ts'
 import type { BenchOptions, BurstOptions, Findings } from './report.ts'
-import { API_KEY, type BenchService, publishTemplate, type Rig, startService, withClient } from './rig.ts'
+import {
+  API_KEY,
+  type BenchService,
+  enqueueUrlOf,
+  publishTemplate,
+  type Rig,
+  startService,
+  withClient,
+} from './rig.ts'
 import { readable } from './statistics.ts'
+import { largestTables, type Sample, takeSample, walPosition } from './watch.ts'
 
 const ORDERS_IN_ALL = 300_000
 export const BURST_MINUTES = 4
@@ -30,7 +40,6 @@ const LEAST_NORMAL_S = 4
 const SURGE_FACTOR = 10
 const SURGE_S = 60
 const NEWS = 30_000
-const NEWS_ROWS = 1_000
 /** Several servers of a shop, each with a pool. */
 const REST_CONNECTIONS = 512
 /** A server takes a hundred sessions by default. */
@@ -110,23 +119,11 @@ async function prepare(scene: Scene, databaseUrl: string, apiUrl: string): Promi
     ORDERS.priority,
   ])
   const count = newsOf(options)
-  for (let first = 0; first < count; first += NEWS_ROWS) {
-    const rows = Math.min(NEWS_ROWS, count - first)
-    const messages = Array.from({ length: rows }, (_, index) =>
-      mailText('news', first + index, options.streams),
-    )
-    await client.query('insert into mail.outbox (message) select m::json from unnest($1::text[]) m', [
-      messages,
-    ])
-  }
+  await insertMails(client, count, (n) => mailText('news', n, options.streams))
   // The API looks for new streams once a second.
   await delay(CATALOG_MS)
   if (options.door === 'rest') return undefined
-  await client.query("create role shop login password 'shop' in role mail_enqueue")
-  const url = new URL(databaseUrl)
-  url.username = 'shop'
-  url.password = 'shop'
-  return url.href
+  return enqueueUrlOf(databaseUrl)
 }
 
 function newsOf({ scale }: BurstOptions): number {

@@ -1,24 +1,35 @@
-/** Everybody who takes part in end-to-end: Sluice, the queues that a team would take instead, and no queue at all. */
+/** Everybody who takes part in a contest: Sluice, the queues that a team would take instead, and no queue at all. */
 import type { Client } from 'pg'
 import { startBareLoop } from './bare-loop.ts'
 import type { Contender, Turn } from './contender.ts'
+import { insertMails } from './inserts.ts'
+import { largeMessage } from './large.ts'
 import { orderMessage } from './order.ts'
-import { type Peer, startPeer } from './peers.ts'
+import { type Peer, type Store, startPeer } from './peers.ts'
 import { type BenchService, type Rig, startService } from './rig.ts'
 import type { Sink } from './sink.ts'
 import { firstSeq, untilSettled } from './stored.ts'
 
-const INSERT_ROWS = 1_000
+/** What Sluice is handed: order confirmations a thousand at once, a megabyte or so, and large mails fifty at once, five megabytes. */
+const MAILS = {
+  order: { messageOf: orderMessage, rowsAtOnce: 1_000 },
+  large: { messageOf: largeMessage, rowsAtOnce: 50 },
+} as const
+
+/** Order confirmations, or mails of 100 KB. */
+export type MailKind = keyof typeof MAILS
 
 export type Stage = {
   readonly rig: Rig
   readonly sink: Sink
   readonly profileDir: string | undefined
+  readonly mail: MailKind
 }
 
 /** `workers` processes; the first is also the API, as by default. */
 export function sluice(stage: Stage, databaseUrl: string, client: Client, workers: number): Contender {
-  const { rig, sink, profileDir } = stage
+  const { rig, sink, profileDir, mail } = stage
+  const { messageOf, rowsAtOnce } = MAILS[mail]
   return {
     name: `Sluice, ${processes(workers)}`,
     open: async () => {
@@ -37,7 +48,7 @@ export function sluice(stage: Stage, databaseUrl: string, client: Client, worker
           const before = sink.accepted()
           const seq = await firstSeq(client)
           const startedAt = process.hrtime.bigint()
-          await insertOrders(client, count)
+          await insertMails(client, count, messageOf, rowsAtOnce)
           const endedAt = await sink.reached(before + count)
           const { lost } = await untilSettled(client, seq, count)
           return {
@@ -55,26 +66,8 @@ export function sluice(stage: Stage, databaseUrl: string, client: Client, worker
   }
 }
 
-/** As an application would in a batch job: some rows a statement, each statement its own commit. */
-async function insertOrders(client: Client, count: number): Promise<void> {
-  for (let first = 0; first < count; first += INSERT_ROWS) {
-    const rows = Math.min(INSERT_ROWS, count - first)
-    const messages = Array.from({ length: rows }, (_, index) => orderMessage(first + index))
-    await client.query({
-      name: 'insert_orders',
-      text: '/* bench.insert */ insert into mail.outbox (message) select m::json from unnest($1::text[]) m',
-      values: [messages],
-    })
-  }
-}
-
 /** Another queue, with render-and-send as its task. What it has finished by then shows in the sink alone. */
-export function queue(
-  { rig, sink }: Stage,
-  peer: Peer,
-  store: Awaited<ReturnType<Peer['open']>>,
-  workers: number,
-): Contender {
+export function queue({ rig, sink }: Stage, peer: Peer, store: Store, workers: number): Contender {
   return {
     name: `${peer.name}, ${processes(workers)}`,
     open: async () => {
@@ -93,11 +86,11 @@ export function queue(
 }
 
 /** No queue: see bare-loop-process.ts. */
-export function bareLoop({ rig, sink }: Stage): Contender {
+export function bareLoop({ rig, sink, mail }: Stage): Contender {
   return {
     name: BARE_LOOP,
     open: async () => {
-      const loop = startBareLoop(rig.guard, sink.url)
+      const loop = startBareLoop(rig.guard, sink.url, mail)
       return {
         watched: [{ ...loop.watched, name: 'sender' }],
         send: (count) => sendThrough(sink, count, () => loop.send(0, count)),

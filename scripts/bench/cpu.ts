@@ -46,6 +46,11 @@ function ticksOf(pid: number): Ticks {
   return { parent: number(1), self: number(11) + number(12), waitedFor: number(13) + number(14) }
 }
 
+/** A process and its children, by number. */
+export function familyOf(pid: number): number[] {
+  return [pid, ...(parents().get(pid) ?? [])]
+}
+
 function parents(): Map<number, number[]> {
   const children = new Map<number, number[]>()
   for (const name of readdirSync('/proc')) {

@@ -10,7 +10,6 @@ import { startOwnSink } from './sink.ts'
 import { percentile, table } from './statistics.ts'
 import { firstSeq, untilSettled } from './stored.ts'
 
-const MAILS = 300
 const WARM_UP = 30
 
 type Sample = { readonly acceptedMs: number; readonly answeredMs: number }
@@ -18,14 +17,14 @@ type Sample = { readonly acceptedMs: number; readonly answeredMs: number }
 export async function idle(rig: Rig, options: BenchOptions): Promise<Findings> {
   const databaseUrl = await rig.createDatabase('idle')
   const sink = await startOwnSink(rig.guard)
-  const { profileDir } = options
+  const { idleMails, profileDir } = options
   const service = await startService(rig, { databaseUrl, smtpUrl: sink.url, roles: 'api,worker', profileDir })
   await publishTemplate(service.url)
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
   const samples: Sample[] = []
   let lost = 0
   await withClient(databaseUrl, async (client) => {
-    for (let n = 0; n < WARM_UP + MAILS; n += 1) {
+    for (let n = 0; n < WARM_UP + idleMails; n += 1) {
       const seq = await firstSeq(client)
       const reached = sink.reached(sink.accepted() + 1)
       const startedAt = process.hrtime.bigint()
@@ -82,11 +81,11 @@ function findingsOf(samples: readonly Sample[], lost: number): Findings {
     samples.map((sample) => sample.answeredMs),
   )
   return {
-    name: 'idle',
     data: { mails: samples.length, accepted, answered },
-    targets: [
-      { what: 'idle POST to SMTP, p50', bound: 'at most', limit: 15, unit: 'ms', measured: accepted.p50Ms },
-    ],
+    measured: {
+      idleMedian: { value: accepted.p50Ms, of: `${samples.length} mails` },
+      idleSlow: { value: accepted.p99Ms, of: `${samples.length} mails` },
+    },
     lost,
     text: [
       `${samples.length} mails, one at a time. Milliseconds from the start of the request.`,

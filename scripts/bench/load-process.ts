@@ -1,88 +1,56 @@
-/**
- * A load generator that costs little: raw keep-alive connections, requests put together beforehand, one
- * request at a time on each, answers read no further than needed to know where they end.
- */
-import { createConnection, type Socket } from 'node:net'
-import { isWhole } from './http-answer.ts'
+/** See load.ts. Costs little: bodies are put together beforehand, connections opened before the clock runs. */
+import type { Door } from './doors/door.ts'
+import { openRestDoor } from './doors/rest-door.ts'
+import { openSqlDoor } from './doors/sql-door.ts'
 import type { LoadOrder, LoadReport } from './load.ts'
 import { orderMessage } from './order.ts'
 import { percentile } from './statistics.ts'
 
-const BODIES = 200
+const BODIES = Array.from({ length: 200 }, (_, n) => ({ text: orderMessage(n) }))
 
-type Tally = { readonly latenciesMs: number[]; readonly refused: Map<string, number>; broken: number }
-
-function requestsFor({ url, key, isBuffered }: LoadOrder): Buffer[] {
-  const { host } = new URL(url)
-  return Array.from({ length: BODIES }, (_, n) => {
-    const body = Buffer.from(orderMessage(n))
-    const head = [
-      'POST /emails HTTP/1.1',
-      `Host: ${host}`,
-      `Authorization: Bearer ${key}`,
-      'Content-Type: application/json',
-      `Content-Length: ${body.length}`,
-      ...(isBuffered ? ['Sluice-Durability: buffered'] : []),
-    ]
-    return Buffer.concat([Buffer.from(`${head.join('\r\n')}\r\n\r\n`), body])
-  })
+type Tally = {
+  readonly latenciesMs: number[]
+  readonly refused: Map<string, number>
+  broken: number
+  notDurable: number
 }
 
-function drive(socket: Socket, requests: readonly Buffer[], first: number, untilMs: number, tally: Tally) {
-  return new Promise<void>((resolve) => {
-    let n = first
-    let sentAt = 0
-    let answer: Buffer = Buffer.alloc(0)
-    const next = () => {
-      if (performance.now() >= untilMs) return socket.end()
-      n = (n + 1) % requests.length
-      sentAt = performance.now()
-      socket.write(requests[n] ?? '')
-    }
-    socket.on('data', (chunk) => {
-      answer = answer.length === 0 ? chunk : Buffer.concat([answer, chunk])
-      if (!isWhole(answer)) return
-      const status = answer.toString('latin1', 9, 12)
-      if (status === '200') tally.latenciesMs.push(performance.now() - sentAt)
-      else tally.refused.set(status, (tally.refused.get(status) ?? 0) + 1)
-      answer = Buffer.alloc(0)
-      sentAt = 0
-      next()
-    })
-    socket.on('error', () => socket.destroy())
-    socket.on('close', () => {
-      // The connection went while an answer was due: whether that mail was accepted is not known.
-      if (sentAt !== 0) tally.broken += 1
-      resolve()
-    })
-    next()
-  })
+function emptyTally(): Tally {
+  return { latenciesMs: [], refused: new Map(), broken: 0, notDurable: 0 }
 }
 
-function connect(url: string): Promise<Socket> {
-  const { hostname, port } = new URL(url)
-  return new Promise((resolve, reject) => {
-    const socket = createConnection({ host: hostname, port: Number(port), noDelay: true }, () =>
-      resolve(socket),
-    )
-    socket.once('error', reject)
-  })
+async function handInOne(door: Door, n: number, tally: Tally): Promise<void> {
+  const sentAt = performance.now()
+  const { status, isDurable } = await door.handIn(BODIES[n % BODIES.length] ?? { text: '' })
+  if (status === 200) {
+    tally.latenciesMs.push(performance.now() - sentAt)
+    if (!isDurable) tally.notDurable += 1
+  } else if (status === 0) tally.broken += 1
+  else tally.refused.set(String(status), (tally.refused.get(String(status)) ?? 0) + 1)
 }
 
-async function run(order: LoadOrder): Promise<LoadReport> {
-  const requests = requestsFor(order)
-  const sockets = await Promise.all(Array.from({ length: order.connections }, () => connect(order.url)))
-  const tally: Tally = { latenciesMs: [], refused: new Map(), broken: 0 }
+async function drive(door: Door, first: number, untilMs: number, tally: Tally): Promise<void> {
+  for (let n = first; performance.now() < untilMs; n += 1) await handInOne(door, n, tally)
+}
+
+async function run({ target, connections, seconds }: LoadOrder): Promise<LoadReport> {
+  const open = () => (target.by === 'rest' ? openRestDoor(target) : openSqlDoor(target.url, target.door))
+  const doors = Array.from({ length: connections }, open)
+  const [opening, tally] = [emptyTally(), emptyTally()]
+  // One mail each opens the connection; it counts as accepted, and its time does not.
+  await Promise.all(doors.map((door, index) => handInOne(door, index, opening)))
   const cpuBefore = process.cpuUsage()
   const startedAt = performance.now()
-  const untilMs = startedAt + order.seconds * 1_000
-  await Promise.all(sockets.map((socket, index) => drive(socket, requests, index, untilMs, tally)))
+  const untilMs = startedAt + seconds * 1_000
+  await Promise.all(doors.map((door, index) => drive(door, index, untilMs, tally)))
   const tookS = (performance.now() - startedAt) / 1_000
   const cpu = process.cpuUsage(cpuBefore)
+  for (const door of doors) door.close()
   return {
-    accepted: tally.latenciesMs.length,
-    broken: tally.broken,
+    accepted: opening.latenciesMs.length + tally.latenciesMs.length,
+    broken: opening.broken + tally.broken,
     refused: Object.fromEntries(tally.refused),
+    notDurable: tally.notDurable,
     perS: tally.latenciesMs.length / tookS,
     p50Ms: percentile(tally.latenciesMs, 50),
     p99Ms: percentile(tally.latenciesMs, 99),

@@ -1,12 +1,14 @@
 import { nextMessage, startChild } from './child.ts'
+import type { RestTarget } from './doors/rest-door.ts'
+import type { SqlDoor } from './doors/sql-door.ts'
 import type { Guard } from './guard.ts'
 
 export type LoadOrder = {
-  readonly url: string
-  readonly key: string
+  readonly target:
+    | ({ readonly by: 'rest' } & RestTarget)
+    | { readonly by: 'sql'; readonly url: string; readonly door: SqlDoor }
   readonly connections: number
   readonly seconds: number
-  readonly isBuffered: boolean
 }
 
 export type LoadReport = {
@@ -15,6 +17,8 @@ export type LoadReport = {
   readonly broken: number
   /** Answers other than 200, by status. */
   readonly refused: Readonly<Record<string, number>>
+  /** Acceptances that did not say durable. */
+  readonly notDurable: number
   readonly perS: number
   readonly p50Ms: number
   readonly p99Ms: number
@@ -22,6 +26,7 @@ export type LoadReport = {
   readonly busy: number
 }
 
+/** A closed loop: each of so many connections hands in the next mail when it has heard of the last. */
 export type LoadGenerator = {
   run(order: LoadOrder): Promise<LoadReport>
   close(): void

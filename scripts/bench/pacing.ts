@@ -17,9 +17,6 @@ const UTILIZATION = 0.85
 const WINDOW_MS = 1_000
 /** What may have gathered before the start is gone by then. */
 const SETTLE_MS = 1_000
-/** Less would not show a share within one percent. */
-const LEAST_SECONDS = 20
-const PROCESSES = [1, 2, 3, 4]
 
 type Run = {
   readonly processes: number
@@ -31,7 +28,7 @@ type Run = {
 
 export async function pacing(rig: Rig, options: BenchOptions): Promise<Findings> {
   const runs: Run[] = []
-  for (const processes of PROCESSES) {
+  for (const processes of options.pacingProcesses) {
     const run = await runWith(rig, options, processes)
     runs.push(run)
     options.say(`pacing, ${processes} processes: at most ${run.most} in a second, ${readable(run.perS)}/s`)
@@ -46,7 +43,7 @@ async function runWith(rig: Rig, options: BenchOptions, processes: number): Prom
     startService(rig, { databaseUrl, smtpUrl: sink.url, roles: 'worker', profileDir })
   const services = [await start(options.profileDir)]
   while (services.length < processes) services.push(await start(undefined))
-  const count = Math.max(LEAST_SECONDS, options.seconds) * QUOTA_PER_S * UTILIZATION
+  const count = options.pacingSeconds * QUOTA_PER_S * UTILIZATION
   const lost = await withClient(databaseUrl, async (client) => {
     const seq = await letWait(client, count)
     await client.query("select mail.resume('default')")
@@ -104,19 +101,13 @@ function findingsOf(runs: readonly Run[]): Findings {
   const wanted = QUOTA_PER_S * UTILIZATION
   const offBy = Math.max(...runs.map(({ perS }) => Math.abs(perS / wanted - 1) * 100))
   const over = runs.filter(({ most }) => most > QUOTA_PER_S)
+  const ofProcesses = `${runs.map(({ processes }) => processes).join(', ')} processes`
   return {
-    name: 'pacing',
     data: runs,
-    targets: [
-      {
-        what: 'mails in any second, quota 100',
-        bound: 'at most',
-        limit: QUOTA_PER_S,
-        unit: '/s',
-        measured: Math.max(...runs.map(({ most }) => most)),
-      },
-      { what: 'average off the set share', bound: 'at most', limit: 1, unit: '%', measured: offBy },
-    ],
+    measured: {
+      quota: { value: Math.max(...runs.map(({ most }) => most)), of: ofProcesses },
+      share: { value: offBy, of: ofProcesses },
+    },
     lost: runs.reduce((sum, { lost }) => sum + lost, 0),
     broken: over.map(
       ({ processes, most }) =>

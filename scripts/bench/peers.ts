@@ -16,40 +16,44 @@ export type PeerReport = { readonly kind: 'ready' } | { readonly kind: 'added'; 
 const PEERS = fileURLToPath(new URL('./peers/', import.meta.url))
 const INSTALL_MS = 180_000
 
+/** Where a queue's jobs are, and who has to be watched for that. */
+export type Store = { readonly url: string; readonly watched: Watched; close(): void }
+
 /** A queue that can be measured here, or what is missing for it. */
 export type Peer = {
   readonly name: 'BullMQ' | 'graphile-worker' | 'pg-boss'
   readonly missing: string | undefined
-  /** Where its jobs are, and who has to be watched for that. */
-  open(rig: Rig): Promise<{ readonly url: string; readonly watched: Watched }>
+  open(rig: Rig, benchmark: string): Promise<Store>
   readonly file: string
 }
 
 /** All of them; those that cannot be installed here say why. */
 export function findPeers(say: (line: string) => void): readonly Peer[] {
   const failure = installPeers(say)
-  const onPostgres = (database: string) => async (rig: Rig) => ({
-    url: await rig.createDatabase(database),
+  const onPostgres = (peer: string) => async (rig: Rig, benchmark: string) => ({
+    url: await rig.createDatabase(`${benchmark}_${peer}`),
     watched: rig.postgres,
+    close: () => undefined,
   })
   return [
     {
       name: 'BullMQ',
       file: './peers/bullmq-process.ts',
-      missing: failure ?? (findProgram('redis-server') === undefined ? 'redis-server is not installed' : undefined),
+      missing:
+        failure ?? (findProgram('redis-server') === undefined ? 'redis-server is not installed' : undefined),
       open: startRedis,
     },
     {
       name: 'graphile-worker',
       file: './peers/graphile-worker-process.ts',
       missing: failure,
-      open: onPostgres('peer_graphile_worker'),
+      open: onPostgres('graphile_worker'),
     },
     {
       name: 'pg-boss',
       file: './peers/pg-boss-process.ts',
       missing: undefined,
-      open: onPostgres('peer_pg_boss'),
+      open: onPostgres('pg_boss'),
     },
   ]
 }
@@ -80,7 +84,7 @@ function reasonOf(error: unknown): string {
 }
 
 /** With an append-only file written out every second, as people run it who care: a crash may cost the last second. */
-async function startRedis(rig: Rig): Promise<{ url: string; watched: Watched }> {
+async function startRedis(rig: Rig): Promise<Store> {
   const port = await freePort()
   const dir = await makeDirectory(rig)
   const options = ['--bind', '127.0.0.1', '--port', String(port), '--dir', dir, '--save', '']
@@ -91,7 +95,11 @@ async function startRedis(rig: Rig): Promise<{ url: string; watched: Watched }> 
   )
   rig.guard.watch(child)
   await untilSaid(child, 'Ready to accept connections')
-  return { url: `redis://127.0.0.1:${port}`, watched: { name: 'redis', pid: child.pid ?? 0 } }
+  return {
+    url: `redis://127.0.0.1:${port}`,
+    watched: { name: 'redis', pid: child.pid ?? 0 },
+    close: () => child.kill(),
+  }
 }
 
 /** Line by line: a pipe may hand over the words in two pieces. */

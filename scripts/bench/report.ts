@@ -1,27 +1,18 @@
+import type { PlotData } from './plot.ts'
+import type { MeasuredTargets } from './targets.ts'
+
 /** What one benchmark found out. */
 export type Findings = {
-  readonly name: string
   /** For people, as Markdown. */
   readonly text: string
   /** For programs. */
   readonly data: unknown
-  readonly targets: readonly Target[]
+  readonly measured?: MeasuredTargets
+  readonly plot?: PlotData
   /** Messages that were acknowledged and never arrived. Anything but 0 is a broken promise. */
   readonly lost: number
   /** Other promises that were broken, a sentence each. */
   readonly broken?: readonly string[]
-}
-
-export type Target = {
-  readonly what: string
-  readonly bound: 'at least' | 'at most'
-  readonly limit: number
-  readonly unit: string
-  readonly measured: number
-}
-
-export function isMet({ bound, limit, measured }: Target): boolean {
-  return bound === 'at least' ? measured >= limit : measured <= limit
 }
 
 export type BurstOptions = {
@@ -34,10 +25,25 @@ export type BurstOptions = {
   readonly workers: number
 }
 
-export type BenchOptions = {
+/** How much each benchmark does; see sizes.ts. */
+export type Sizes = {
+  /** Mails of one turn of end-to-end; each of the others has its own number. */
   readonly messages: number
-  readonly runs: number
+  /** How often what is compared takes its turn. */
+  readonly rounds: number
   readonly seconds: number
+  readonly idleMails: number
+  readonly waiting: readonly number[]
+  /** Mails whose way is timed while so many wait. */
+  readonly windowMails: number
+  readonly largeMails: number
+  readonly footprintMails: number
+  readonly providerMails: number
+  readonly pacingProcesses: readonly number[]
+  readonly pacingSeconds: number
+}
+
+export type BenchOptions = Sizes & {
   readonly profileDir: string | undefined
   readonly burst: BurstOptions
   readonly say: (line: string) => void

@@ -11,6 +11,7 @@ import { findPostmaster } from '../../src/db/embedded-postmaster.ts'
 import { NODE_OPTIONS } from './child.ts'
 import type { Watched } from './cpu.ts'
 import { Guard } from './guard.ts'
+import { highestMemoryMb } from './memory.ts'
 import { HTML, SUBJECT, TEMPLATE_NAME, TEXT } from './order.ts'
 
 export const API_KEY = 'benchmark-key-0123456789'
@@ -22,8 +23,14 @@ export type Rig = {
   readonly dir: string
   /** A database of its own for each benchmark, so that none meets another's leftovers. */
   createDatabase(name: string): Promise<string>
+  /** Of each Sluice process as it is stopped: the most memory that it ever held. */
+  noteMemory(mb: number, roles: string): void
+  /** The highest noted since this was asked before. */
+  takeHighestMemory(): { readonly mb: number; readonly roles: string }
   close(): Promise<void>
 }
+
+const NOTHING = { mb: Number.NaN, roles: '' }
 
 export async function openRig(): Promise<Rig> {
   const guard = new Guard()
@@ -38,9 +45,18 @@ export async function openRig(): Promise<Rig> {
   const server = await startEmbeddedPostgres({ dataDir: dir, dataDirIsExplicit: true, port: 0, log })
   const pid = findPostmaster(join(server.dataDir, 'cluster'))?.pid
   if (pid === undefined) throw new Error('the Postgres of the benchmark ended as soon as it had started')
+  let highest = NOTHING
   return {
     guard,
     dir,
+    noteMemory: (mb, roles) => {
+      if (!(mb <= highest.mb)) highest = { mb, roles }
+    },
+    takeHighestMemory: () => {
+      const taken = highest
+      highest = NOTHING
+      return taken
+    },
     postgres: { name: 'postgres', pid, family: true },
     createDatabase: async (name) => {
       const url = new URL(server.url)
@@ -70,12 +86,25 @@ export async function withClient<T>(url: string, work: (client: Client) => Promi
   }
 }
 
+/** The URL of a user who may append and read nothing, as an application's should be. Roles are the whole server's. */
+export async function enqueueUrlOf(databaseUrl: string): Promise<string> {
+  await withClient(databaseUrl, async (client) => {
+    const { rowCount } = await client.query("select from pg_roles where rolname = 'shop'")
+    if (rowCount === 0) await client.query("create role shop login password 'shop' in role mail_enqueue")
+  })
+  const url = new URL(databaseUrl)
+  url.username = 'shop'
+  url.password = 'shop'
+  return url.href
+}
+
 export type ServiceOptions = {
   readonly databaseUrl: string
   readonly smtpUrl: string
   readonly roles: 'api' | 'worker' | 'api,worker'
   /** Where to write a CPU profile of the process when it stops. */
   readonly profileDir: string | undefined
+  readonly environment?: Readonly<Record<string, string>>
 }
 
 export type BenchService = {
@@ -97,6 +126,7 @@ export async function startService(rig: Rig, options: ServiceOptions): Promise<B
       SLUICE_API_KEY: API_KEY,
       SLUICE_ROLES: options.roles,
       PORT: '0',
+      ...options.environment,
     },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
@@ -106,6 +136,7 @@ export async function startService(rig: Rig, options: ServiceOptions): Promise<B
     url: String(ready.url ?? ''),
     watched: { name: 'sluice', pid: child.pid ?? 0 },
     stop: async () => {
+      rig.noteMemory(highestMemoryMb(child.pid ?? 0), options.roles)
       const ended = once(child, 'exit')
       child.kill('SIGTERM')
       await ended

@@ -3,6 +3,8 @@ import type { Client } from 'pg'
 
 /** Between looks at what is stored. No figure depends on it: times are taken where things happen. */
 const LOOK_MS = 20
+/** Looks that count a million rows come rarely: they may take this share of one connection's time. */
+const LOOK_SHARE = 0.05
 const STALL_MS = 60_000
 
 /** Messages accepted from now on have a larger sequence number. */
@@ -20,42 +22,45 @@ export async function untilSettled(
   let sent = -1
   let movedAt = performance.now()
   for (;;) {
-    const { rows } = await client.query<{ sent: number }>(
-      "select count(*) filter (where status = 'sent')::integer as sent from mail.message where seq > $1",
-      [seq],
-    )
-    const now = rows[0]?.sent ?? 0
+    const lookedAt = performance.now()
+    const now = await countAfter(client, seq, "status = 'sent'")
     if (now !== sent) movedAt = performance.now()
     sent = now
     if (sent >= count || performance.now() - movedAt > STALL_MS)
       return { sent, lost: Math.max(0, count - sent) }
-    await delay(LOOK_MS)
+    await pauseAfter(lookedAt)
   }
 }
 
-/** Looks until both doors are empty and nothing new is stored; says how many messages came after `seq`. */
+/** Looks until both doors are empty; says how many messages came after `seq`. */
 export async function untilMoved(client: Client, seq: string): Promise<number> {
   for (;;) {
-    const { rows } = await client.query<{ waiting: boolean; stored: number }>(
-      `select
-         exists (select from mail.intake) or exists (select from mail.outbox) as waiting,
-         (select count(*)::integer from mail.message where seq > $1) as stored`,
-      [seq],
+    const { rows } = await client.query<{ waiting: boolean }>(
+      'select exists (select from mail.intake) or exists (select from mail.outbox) as waiting',
     )
-    if (rows[0]?.waiting !== true) return rows[0]?.stored ?? 0
+    if (rows[0]?.waiting === false) return countAfter(client, seq, 'true')
     await delay(LOOK_MS)
   }
 }
 
-/** Looks until `count` messages after `seq` wait for their provider. */
+/** Looks until `count` messages after `seq` wait for their provider. A few may go before workers notice the pause. */
 export async function untilQueued(client: Client, seq: string, count: number): Promise<void> {
   for (;;) {
-    const { rows } = await client.query<{ queued: number }>(
-      // A few may have gone before the workers noticed the pause.
-      "select count(*)::integer as queued from mail.message where seq > $1 and status <> 'accepted'",
-      [seq],
-    )
-    if ((rows[0]?.queued ?? 0) >= count) return
-    await delay(LOOK_MS)
+    const lookedAt = performance.now()
+    if ((await countAfter(client, seq, "status <> 'accepted'")) >= count) return
+    await pauseAfter(lookedAt)
   }
+}
+
+/** `condition` is SQL about mail.message, written here and there by hand. */
+export async function countAfter(client: Client, seq: string, condition: string): Promise<number> {
+  const { rows } = await client.query<{ count: number }>(
+    `select count(*)::integer as count from mail.message where seq > $1 and ${condition}`,
+    [seq],
+  )
+  return rows[0]?.count ?? 0
+}
+
+function pauseAfter(lookedAtMs: number): Promise<void> {
+  return delay(Math.max(LOOK_MS, (performance.now() - lookedAtMs) / LOOK_SHARE))
 }

@@ -1,13 +1,13 @@
 import type { CpuSeconds } from '../cpu.ts'
-import type { BurstOptions, Findings, Target } from '../report.ts'
+import type { BurstOptions, Findings } from '../report.ts'
 import { percentile, readable, table } from '../statistics.ts'
+import type { Sample, TableSize } from '../watch.ts'
 import type { Phase } from './arrivals.ts'
 import type { BurstLoadReport } from './load.ts'
 import { KINDS, type Kind } from './mail.ts'
 import { Moments } from './moments.ts'
 import type { LoopReport } from './open-loop.ts'
 import type { Arrivals } from './sink.ts'
-import type { Sample, TableSize } from './watch.ts'
 
 /** All that a burst was seen to do. Moments are those of the monotonic clock. */
 export type BurstRun = {
@@ -25,8 +25,6 @@ export type BurstRun = {
   readonly memoryMb: ReadonlyMap<string, number>
   readonly tables: readonly TableSize[]
 }
-
-const RESET_P99_MS = 1_000
 
 /** What became of the mails of one kind. */
 type Tally = {
@@ -56,17 +54,8 @@ export function findingsOf(run: BurstRun): Findings {
   const sentInBurst = resets.find(({ name }) => name === 'resets, burst')
   const lag = lagOf(run.samples)
   const costs = costsOf(run)
-  const targets: Target[] = [
-    {
-      what: 'resets sent during the burst, p99',
-      bound: 'at most',
-      limit: RESET_P99_MS,
-      unit: 'ms',
-      measured: percentile(sentInBurst?.sentMs ?? [], 99),
-    },
-  ]
+  const of = `${whole(tallies[0]?.offered ?? 0)} orders, ${sentInBurst?.count ?? 0} resets in the burst`
   return {
-    name: 'burst',
     text: textOf(run, { tallies, stretches, lag, costs }),
     data: {
       options: run.options,
@@ -82,7 +71,10 @@ export function findingsOf(run: BurstRun): Findings {
       tables: run.tables,
       samples: run.samples,
     },
-    targets,
+    measured: {
+      burstLost: { value: lost, of },
+      burstResets: { value: percentile(sentInBurst?.sentMs ?? [], 99), of },
+    },
     lost,
     broken: brokenPromises(run, tallies),
   }

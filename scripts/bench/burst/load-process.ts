@@ -1,11 +1,11 @@
 /** See load.ts: two open loops over connections of their own, so that no reset waits behind orders on this side. */
+import { openRestDoor } from '../doors/rest-door.ts'
+import { openSqlDoor } from '../doors/sql-door.ts'
 import { arrivals, everySoOften } from './arrivals.ts'
 import type { BurstLoadNews, BurstLoadOrder, BurstLoadWish } from './load.ts'
 import { mailText } from './mail.ts'
 import { monotonicMs } from './moments.ts'
 import { OpenLoop } from './open-loop.ts'
-import { openRestDoor } from './rest-door.ts'
-import { openSqlDoor } from './sql-door.ts'
 
 const RESET_CONNECTIONS = 8
 const TICK_MS = 1
@@ -26,14 +26,14 @@ function tell(news: BurstLoadNews): void {
 function start(wanted: BurstLoadOrder): void {
   const { url, apiKey, enqueueUrl, connections, phases, resetEachMs, streams } = wanted
   const startMs = monotonicMs() + HEAD_START_MS
-  const open = () => (enqueueUrl === undefined ? openRestDoor(url, apiKey) : openSqlDoor(enqueueUrl))
+  const openRest = () => openRestDoor({ url, apiKey })
+  const open = () => (enqueueUrl === undefined ? openRest() : openSqlDoor(enqueueUrl, 'outbox'))
   const doors = Array.from({ length: connections }, open)
-  const resetDoors = Array.from({ length: RESET_CONNECTIONS }, () => openRestDoor(url, apiKey))
+  const resetDoors = Array.from({ length: RESET_CONNECTIONS }, openRest)
+  const asked = resetEachMs === undefined ? [] : everySoOften(resetEachMs, startMs)
   const loops = [
     new OpenLoop('order', doors, arrivals(phases, startMs), (n) => mailText('order', n, streams)),
-    new OpenLoop('reset', resetDoors, everySoOften(resetEachMs, startMs), (n) =>
-      mailText('reset', n, streams),
-    ),
+    new OpenLoop('reset', resetDoors, asked, (n) => mailText('reset', n, streams)),
   ] as const
   ;[order, reset] = loops
   const cpuBefore = process.cpuUsage()

@@ -12,7 +12,8 @@ export type BurstLoadOrder = {
   readonly enqueueUrl: string | undefined
   readonly connections: number
   readonly phases: readonly Phase[]
-  readonly resetEachMs: number
+  /** Absent: nobody asks for a new password. */
+  readonly resetEachMs: number | undefined
   readonly streams: Streams
 }
 

@@ -1,4 +1,4 @@
-import type { Answer, Door } from './door.ts'
+import type { Answer, Door } from '../doors/door.ts'
 import type { Kind } from './mail.ts'
 import { Moments } from './moments.ts'
 
@@ -116,7 +116,7 @@ export class OpenLoop {
   }
 
   async #handIn(n: number, door: Door): Promise<void> {
-    const answer = await door({ text: this.#textOf(n), key: `${this.#kind}-${n}` })
+    const answer = await door.handIn({ text: this.#textOf(n), key: `${this.#kind}-${n}` })
     this.#free.push(door)
     const now = Number(process.hrtime.bigint()) / 1e6
     if (answer.status === 200) {

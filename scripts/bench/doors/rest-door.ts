@@ -1,15 +1,21 @@
 import { createConnection, type Socket } from 'node:net'
-import { isWhole } from '../http-answer.ts'
 import { type Answer, BROKEN, type Door, type Submission } from './door.ts'
+import { isWhole } from './http-answer.ts'
 
-/** A keep-alive connection of its own, opened again when it broke. */
-export function openRestDoor(url: string, apiKey: string): Door {
+export type RestTarget = { readonly url: string; readonly apiKey: string; readonly isBuffered?: boolean }
+
+/**
+ * A keep-alive connection of its own, opened again when it broke. It costs little: answers are read no further than
+ * needed to know where they end, and what they say of acceptance.
+ */
+export function openRestDoor({ url, apiKey, isBuffered = false }: RestTarget): Door {
   const { host, hostname, port } = new URL(url)
   const head = [
     'POST /emails HTTP/1.1',
     `Host: ${host}`,
     `Authorization: Bearer ${apiKey}`,
     'Content-Type: application/json',
+    ...(isBuffered ? ['Sluice-Durability: buffered'] : []),
   ].join('\r\n')
   let socket: Socket | undefined
   let answer: Buffer = Buffer.alloc(0)
@@ -31,16 +37,20 @@ export function openRestDoor(url: string, apiKey: string): Door {
     })
     return opened
   }
-  return (submission) =>
-    new Promise((resolve) => {
-      hear = resolve
-      socket ??= connect()
-      socket.write(requestOf(head, submission))
-    })
+  return {
+    handIn: (submission) =>
+      new Promise((resolve) => {
+        hear = resolve
+        socket ??= connect()
+        socket.write(requestOf(head, submission))
+      }),
+    close: () => socket?.end(),
+  }
 }
 
 function requestOf(head: string, { text, key }: Submission): string {
-  return `${head}\r\nIdempotency-Key: ${key}\r\nContent-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`
+  const keyed = key === undefined ? '' : `\r\nIdempotency-Key: ${key}`
+  return `${head}${keyed}\r\nContent-Length: ${Buffer.byteLength(text)}\r\n\r\n${text}`
 }
 
 function readAnswer(bytes: Buffer): Answer {

@@ -6,9 +6,10 @@ export type Answer = {
   readonly isDurable: boolean
 }
 
-export type Submission = { readonly text: string; readonly key: string }
+/** `key`: its Idempotency-Key; without one a repetition would be another mail. */
+export type Submission = { readonly text: string; readonly key?: string }
 
 /** One connection to Sluice, for one mail at a time. */
-export type Door = (submission: Submission) => Promise<Answer>
+export type Door = { handIn(submission: Submission): Promise<Answer>; close(): void }
 
 export const BROKEN: Answer = { status: 0, retryAfterS: undefined, isDurable: false }

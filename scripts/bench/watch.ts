@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs'
 import type { Client } from 'pg'
 
 /** What the database said of itself at one moment. */
@@ -64,14 +63,4 @@ export async function walPosition(client: Client): Promise<bigint> {
     "select pg_current_wal_insert_lsn() - '0/0'::pg_lsn as position",
   )
   return BigInt(rows[0]?.position ?? 0)
-}
-
-/** The most memory a process has held so far (proc_pid_status(5)); NaN when it is gone. */
-export function highestMemoryMb(pid: number): number {
-  try {
-    const kb = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1]
-    return Number(kb) / 1_024
-  } catch {
-    return Number.NaN
-  }
 }
