@@ -1,7 +1,7 @@
 import type { SpawnedService } from '../../test/support/service.ts'
 
 /** For processes whose memory is measured: Node's inspector on a free port, and the setting that `npm start` has. */
-export const INSPECTED = { NODE_OPTIONS: '--inspect=127.0.0.1:0 --max-semi-space-size=16' }
+export const INSPECTED = { NODE_OPTIONS: '--inspect=127.0.0.1:0' }
 
 /** What lives in the heap of a process started with `INSPECTED`, in MB, right after a full collection. */
 export async function liveHeapMb(service: SpawnedService): Promise<number> {

@@ -1,5 +1,6 @@
 import { type KillablePostgres, startKillablePostgres } from '../../test/support/killable-postgres.ts'
 import { type Launch, type SpawnedService, spawnService } from '../../test/support/service.ts'
+import { NODE_OPTIONS } from '../bench/child.ts'
 import { freePort } from '../bench/free-port.ts'
 import type { Scene } from './run.ts'
 
@@ -20,7 +21,9 @@ export async function spawnSluice(
   environment: Readonly<Record<string, string>>,
   launch: Launch = {},
 ): Promise<SpawnedService> {
-  const service = await spawnService(scene, databaseUrl, { LOG_LEVEL: 'info', ...environment }, launch)
+  const nodeOptions = [...NODE_OPTIONS, ...(launch.nodeOptions ?? [])]
+  const started = { ...launch, nodeOptions }
+  const service = await spawnService(scene, databaseUrl, { LOG_LEVEL: 'info', ...environment }, started)
   scene.guard?.watch(service.process)
   return service
 }
