@@ -164,3 +164,22 @@ export function faultsOf({ refused, doubled, weaker }: ClientsReport): string[] 
     ...weaker.map((key) => `the answer to ${key} promised less than was asked for`),
   ]
 }
+
+const STEADY_MS = 200
+
+/** Appends by SQL at a steady rate until the signal; a statement that fails is not repeated, and its messages are nobody's. */
+export async function insertSteadily(
+  server: Queryable,
+  ledger: Ledger,
+  { first, perS, signal }: { readonly first: number; readonly perS: number; readonly signal: AbortSignal },
+): Promise<{ readonly refused: number }> {
+  const rows = Math.max(1, Math.round((perS * STEADY_MS) / 1_000))
+  let refused = 0
+  for (let next = first; !signal.aborted; next += rows) {
+    await insertAll(server, ledger, rows, { first: next }).catch(() => {
+      refused += 1
+    })
+    await delay(STEADY_MS)
+  }
+  return { refused }
+}

@@ -4,6 +4,7 @@ import { backendKilled } from './runs/backend-killed.ts'
 import { backendsTerminated } from './runs/backends-terminated.ts'
 import { bothKilled } from './runs/both-killed.ts'
 import { crashPoints } from './runs/crash-points.ts'
+import { diskFull, volumeFull, walFull } from './runs/disk-full.ts'
 import { dueAtOnce } from './runs/due-at-once.ts'
 import { halfOpen } from './runs/half-open.ts'
 import { httpFaults } from './runs/http-faults.ts'
@@ -28,6 +29,9 @@ export const RUNS: readonly FailureRun[] = [
   bothKilled,
   postmasterKilled,
   backendKilled,
+  diskFull,
+  walFull,
+  volumeFull,
   backendsTerminated,
   halfOpen,
   linkCut,

@@ -92,16 +92,16 @@ export async function startTestPostgres(
   t: Scope,
   settings: Record<string, string> = {},
 ): Promise<{ readonly url: string; readonly dataDir: string; postmasterPid(): number }> {
-  return startTestPostgresIn(t, await makeClusterDirectory(t), settings)
+  return startTestPostgresIn(t, await makeClusterDirectory(t), { settings })
 }
 
 /** The same in a directory of `makeTestDirectory`, with whatever is in it. */
 export async function startTestPostgresIn(
   t: Scope,
   dataDir: string,
-  settings: Record<string, string> = {},
+  options: { readonly settings?: Record<string, string>; readonly binDir?: string } = {},
 ): ReturnType<typeof startTestPostgres> {
-  const server = await startTestServer(t, { dataDir, settings })
+  const server = await startTestServer(t, { dataDir, ...options })
   const cluster = join(server.dataDir, 'cluster')
   return {
     url: server.url,
@@ -151,12 +151,17 @@ export async function makeTestDirectory(t: Scope): Promise<string> {
 /** The same with a cluster in it that no server runs on yet: for tests that are not about making one. */
 export async function makeClusterDirectory(t: Scope): Promise<string> {
   const dataDir = await makeTestDirectory(t)
+  await copySeed(dataDir)
+  return dataDir
+}
+
+/** Does nothing outside the suite, where the server makes its cluster itself. */
+export async function copySeed(dataDir: string): Promise<void> {
   const seed = process.env.SLUICE_TEST_SEED
-  if (seed === undefined) return dataDir
+  if (seed === undefined) return
   await promisify(execFile)('cp', ['-a', join(seed, 'cluster'), dataDir])
   const kept = await readConnection(filesOf(seed))
   if (kept) await saveConnection(filesOf(dataDir), { ...kept, port: await choosePort(0) })
-  return dataDir
 }
 
 /** What has to end before the directory goes; like `beforeDrop`, the last one registered runs first. */

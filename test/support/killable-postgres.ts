@@ -17,8 +17,12 @@ export async function startKillablePostgres(
 }
 
 /** The same on a data directory that is there already, such as a restored one. */
-export async function startKillableIn(t: Scope, dataDir: string): Promise<KillablePostgres> {
-  return queryable(await startTestPostgresIn(t, dataDir))
+export async function startKillableIn(
+  t: Scope,
+  dataDir: string,
+  options: Parameters<typeof startTestPostgresIn>[2] = {},
+): Promise<KillablePostgres> {
+  return queryable(await startTestPostgresIn(t, dataDir, options))
 }
 
 function queryable(server: Awaited<ReturnType<typeof startTestPostgres>>): KillablePostgres {
