@@ -41,11 +41,13 @@ export class Supervisor {
   async #watch(): Promise<void> {
     const { signal } = this.#stopping
     let backoffMs = FIRST_BACKOFF_MS
-    let readyAt = performance.now()
+    // Undefined after a start that failed: the time before it proves nothing of the next.
+    let readyAt: number | undefined = performance.now()
     for (;;) {
       const how = await this.#postmaster.ended
       if (signal.aborted) return
-      if (performance.now() - readyAt > HEALTHY_AFTER_MS) backoffMs = FIRST_BACKOFF_MS
+      if (readyAt !== undefined && performance.now() - readyAt > HEALTHY_AFTER_MS)
+        backoffMs = FIRST_BACKOFF_MS
       this.#deps.log.warn(
         { event: 'postgres_ended', how, backoffMs },
         'the embedded Postgres has ended; starting it again',
@@ -53,7 +55,7 @@ export class Supervisor {
       await pause(backoffMs, signal)
       if (signal.aborted) return
       backoffMs = Math.min(backoffMs * 2, MAX_BACKOFF_MS)
-      if (await this.#restart(signal)) readyAt = performance.now()
+      readyAt = (await this.#restart(signal)) ? performance.now() : undefined
     }
   }
 

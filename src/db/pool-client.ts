@@ -2,6 +2,7 @@ import type { Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Client, type ClientConfig, DatabaseError } from 'pg'
 import { ConnectionError } from './connection-error.ts'
+import type { NoteFault } from './server-trouble.ts'
 import type { SilenceWatch } from './silence.ts'
 
 /** More than the server's own limit: whoever reaches it no longer speaks to a server at all. */
@@ -32,6 +33,8 @@ export type PoolClientOptions = ClientConfig & {
   readonly watch?: SilenceWatch
   /** Told whenever a connection is given up because nothing was heard on it. */
   readonly onSilence?: () => void
+  /** Told of every error that a statement ends with. */
+  readonly onFault?: NoteFault
 }
 
 /**
@@ -86,6 +89,7 @@ export class PoolClient extends Client {
       this.heardAt = performance.now()
       return answer
     } catch (error) {
+      this.#options.onFault?.(error)
       throw this.#isLost && !(error instanceof DatabaseError) ? new ConnectionError(error) : error
     } finally {
       statement.isOver = true

@@ -5,6 +5,7 @@ import { ConnectionError } from './connection-error.ts'
 import { connectionSettings, pooledSettings } from './connection-settings.ts'
 import { PoolClient, type PoolClientOptions } from './pool-client.ts'
 import { refuseUnsound } from './pooler.ts'
+import { type NoteFault, watchServerTrouble } from './server-trouble.ts'
 import { watchSilence } from './silence.ts'
 import type { DB } from './types.ts'
 
@@ -38,12 +39,14 @@ const IDLE_SESSION_MS = 60_000
  */
 class ReportingPool extends Pool {
   #silentAt = Number.NEGATIVE_INFINITY
+  readonly #onFault: NoteFault
 
-  constructor(options: PoolConfig & PoolClientOptions) {
+  constructor(options: PoolConfig & PoolClientOptions & { onFault: NoteFault }) {
     const onSilence = () => {
       this.#silentAt = performance.now()
     }
     super({ ...options, onSilence, Client: PoolClient } as PoolConfig)
+    this.#onFault = options.onFault
   }
 
   // biome-ignore lint/suspicious/noExplicitAny: both of the driver's overloads
@@ -59,6 +62,7 @@ class ReportingPool extends Pool {
   async #lend(): Promise<Lent> {
     for (;;) {
       const client = (await super.connect().catch((error: unknown) => {
+        this.#onFault(error)
         throw new ConnectionError(error)
       })) as Lent
       if (client.heardAt > this.#silentAt) return client
@@ -79,6 +83,7 @@ export function openPool(options: PoolOptions): { db: Database; pool: Pool; clos
     ...(options.isPooled ? pooledOptions(options) : directOptions(options)),
     max: options.maxConnections,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    onFault: watchServerTrouble(options.log),
     application_name: 'sluice',
   })
   // A connection that breaks is replaced by the pool, and a statement on it fails; but without a listener

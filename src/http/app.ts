@@ -2,7 +2,9 @@ import { type Context, Hono, type MiddlewareHandler } from 'hono'
 import { METHOD_NAME_ALL } from 'hono/router'
 import { ByteRoom } from '../byte-room.ts'
 import { isDatabaseUnavailable } from '../db/connection-error.ts'
+import { sqlState } from '../db/sqlstate.ts'
 import { ApiError } from '../errors.ts'
+import { Seldom } from '../seldom.ts'
 import { UNSUBSCRIBE_PATH } from '../unsubscribe-links.ts'
 import { alertTargetRoutes } from './alert-targets.ts'
 import { alertRoutes, alertRuleRoutes } from './alerts.ts'
@@ -117,7 +119,8 @@ export function createServiceApp(deps: ServiceDeps): Hono {
   const app = new Hono()
   if (deps.onRequest !== undefined) app.use(measureRequests(deps.onRequest))
   app.use(addSecurityHeaders)
-  app.onError((error, c) => answerError(deps, error, c))
+  const failures = new Seldom(deps.log)
+  app.onError((error, c) => answerError(deps, failures, error, c))
   app.notFound((c) => answerNotFound(app, c))
   app.route('/', healthRoutes(deps))
   if (deps.metrics !== 'elsewhere') app.route('/metrics', metricsRoutes(deps.metrics))
@@ -164,28 +167,32 @@ function patternOf(path: string): RegExp {
   return new RegExp(`^${pattern}$`)
 }
 
-function answerError(deps: Pick<AppDeps, 'log'>, error: Error, c: Context): Response {
-  if (error instanceof ApiError) {
-    if (error.status >= 500)
-      deps.log.warn({ path: c.req.routePath, code: error.code, error: error.cause }, 'request failed')
-    return respond(c, error)
+function answerError(deps: Pick<AppDeps, 'log'>, failures: Seldom, error: Error, c: Context): Response {
+  if (error instanceof ApiError || isDatabaseUnavailable(error)) {
+    const answer = error instanceof ApiError ? error : unavailable(error)
+    if (answer.status >= 500) noteFailure(failures, answer, c)
+    return respond(c, answer)
   }
   deps.log.error({ path: c.req.routePath, error }, 'request failed')
   return respond(
     c,
-    isDatabaseUnavailable(error)
-      ? new ApiError(
-          'service_unavailable',
-          'The database cannot be reached at the moment. Try again in a few seconds.',
-          {
-            retryAfterS: 2,
-          },
-        )
-      : new ApiError(
-          'application_error',
-          'Something went wrong on our side; the log of Sluice has the details.',
-        ),
+    new ApiError('application_error', 'Something went wrong on our side; the log of Sluice has the details.'),
   )
+}
+
+function unavailable(cause: Error): ApiError {
+  return new ApiError(
+    'service_unavailable',
+    'The database cannot do this at the moment: it is away, or has no room or connection left. Try again in a few seconds.',
+    { retryAfterS: 2, cause },
+  )
+}
+
+/** While the database is away every request fails with the same few words. */
+function noteFailure(failures: Seldom, { code, cause }: ApiError, c: Context): void {
+  const path = c.req.routePath
+  const reason = sqlState(cause) ?? (cause instanceof Error ? cause.name : '')
+  failures.tell('warn', `${path} ${code} ${reason}`, { path, code, error: cause }, 'request failed')
 }
 
 function respond(c: Context, error: ApiError): Response {
