@@ -11,6 +11,10 @@ export type ClientsReport = {
   readonly doubled: readonly string[]
   /** Answers that promise less than was asked for: `durable` was wanted, and another word came. */
   readonly weaker: readonly string[]
+  /** Repeats whose answer was that of an earlier request, although that one was answered as failed. */
+  readonly replayed: number
+  /** Answers of 503 that do not say when to come again. */
+  readonly unadvised: number
 }
 
 export type ClientsOptions = {
@@ -33,9 +37,18 @@ export type ClientsOptions = {
   /** False: no idempotency key, so that a repeat is another message, with a recipient of its own. Default true. */
   readonly isKeyed?: boolean
   readonly onAcknowledged?: (key: string) => void
+  /** Each answer with its time, whatever it says. */
+  readonly onAnswer?: (status: number, tookMs: number) => void
 }
 
-type Tally = { broken: number; refused: Map<number, number>; doubled: string[]; weaker: string[] }
+type Tally = {
+  broken: number
+  refused: Map<number, number>
+  doubled: string[]
+  weaker: string[]
+  replayed: number
+  unadvised: number
+}
 
 /** Time between a failure and its repeat. */
 const RETRY_MS = 100
@@ -48,7 +61,7 @@ export function recipientOf(n: number): string {
 /** Hands over messages as careful clients do: each under a key of its own, again and again until there is an answer of 200. */
 export async function runClients(options: ClientsOptions): Promise<ClientsReport> {
   const { first = 1, count, clients, perS, signal } = options
-  const tally: Tally = { broken: 0, refused: new Map(), doubled: [], weaker: [] }
+  const tally: Tally = { broken: 0, refused: new Map(), doubled: [], weaker: [], replayed: 0, unadvised: 0 }
   const startedAt = performance.now()
   let begun = 0
   const client = async () => {
@@ -69,16 +82,30 @@ async function handOver(options: ClientsOptions, n: number, tally: Tally): Promi
     const key = isKeyed || attempt === 1 ? recipientOf(n) : `again${attempt}.${recipientOf(n)}`
     const body = JSON.stringify({ ...orderMail({ to: [key] }), ...options.mail?.(n) })
     ledger.attempt(key)
+    const startedAt = performance.now()
     const answer = await request(options, isKeyed ? key : undefined, body)
+    if (answer !== undefined) options.onAnswer?.(answer.status, performance.now() - startedAt)
     if (answer === undefined) tally.broken += 1
     else if (answer.status === 200) {
       if (!ledger.acknowledge(key, answer.id)) tally.doubled.push(key)
       if (durability === 'durable' && answer.durability !== 'durable') tally.weaker.push(key)
+      if (answer.isReplay) tally.replayed += 1
       onAcknowledged?.(key)
       return
-    } else tally.refused.set(answer.status, (tally.refused.get(answer.status) ?? 0) + 1)
+    } else {
+      tally.refused.set(answer.status, (tally.refused.get(answer.status) ?? 0) + 1)
+      if (answer.status === 503 && answer.retryAfter === null) tally.unadvised += 1
+    }
     await delay(RETRY_MS)
   }
+}
+
+type Answer = {
+  readonly status: number
+  readonly id: string
+  readonly durability: string | null
+  readonly isReplay: boolean
+  readonly retryAfter: string | null
 }
 
 /** Undefined when the connection broke, before the answer or in it. */
@@ -86,7 +113,7 @@ async function request(
   { url, durability = 'durable' }: ClientsOptions,
   key: string | undefined,
   body: string,
-): Promise<{ status: number; id: string; durability: string | null } | undefined> {
+): Promise<Answer | undefined> {
   try {
     const answer = await fetch(`${url()}/emails`, {
       method: 'POST',
@@ -100,7 +127,13 @@ async function request(
       signal: AbortSignal.timeout(REQUEST_LIMIT_MS),
     })
     const { id = '' } = (await answer.json()) as { id?: string }
-    return { status: answer.status, id, durability: answer.headers.get('Sluice-Durability') }
+    const { status, headers } = answer
+    return {
+      ...{ status, id },
+      durability: headers.get('Sluice-Durability'),
+      isReplay: headers.get('Idempotent-Replayed') === 'true',
+      retryAfter: headers.get('Retry-After'),
+    }
   } catch {
     // The server was killed under it, or is not back yet.
     return undefined
@@ -151,15 +184,18 @@ export function mergeReports(reports: readonly ClientsReport[]): ClientsReport {
     refused,
     doubled: reports.flatMap(({ doubled }) => doubled),
     weaker: reports.flatMap(({ weaker }) => weaker),
+    replayed: reports.reduce((sum, { replayed }) => sum + replayed, 0),
+    unadvised: reports.reduce((sum, { unadvised }) => sum + unadvised, 0),
   }
 }
 
 /** Promises that answers broke, a sentence each: an API that cannot accept says 503, and a repeat makes no second message. */
-export function faultsOf({ refused, doubled, weaker }: ClientsReport): string[] {
+export function faultsOf({ refused, doubled, weaker, unadvised }: ClientsReport): string[] {
   return [
     ...[...refused]
       .filter(([status]) => status !== 503)
       .map(([status, times]) => `${times} answers were ${status}`),
+    ...(unadvised > 0 ? [`${unadvised} answers of 503 had no Retry-After`] : []),
     ...doubled.map((key) => `the repeat of ${key} was answered with another id`),
     ...weaker.map((key) => `the answer to ${key} promised less than was asked for`),
   ]

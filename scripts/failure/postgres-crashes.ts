@@ -38,10 +38,15 @@ type Kill = {
 }
 
 /** Kills the server again and again while mail comes in through both doors of REST, and looks for every message afterwards. */
-export async function performCrashes(scene: Scene, scale: CrashScale, crash: Crash): Promise<Outcome> {
+export async function performCrashes(
+  scene: Scene,
+  scale: CrashScale,
+  crash: Crash,
+  given?: KillablePostgres,
+): Promise<Outcome> {
   const { ledger } = scene
   const { messages, bufferedPerS } = scale
-  const server = await startPostgres(scene)
+  const server = given ?? (await startPostgres(scene))
   const sink = await startRecordingSink(scene, { delayMs: SINK_DELAY_MS })
   const environment = { SMTP_URL: sink.url, SLUICE_ACCEPT_TIMEOUT_MS: '2000' }
   const api = await spawnSluice(scene, server.url, { ...environment, SLUICE_ROLES: 'api' })
@@ -105,6 +110,7 @@ export async function performCrashes(scene: Scene, scale: CrashScale, crash: Cra
       kills: kills.length,
       'server away s, p95': percentile(awayS, 95),
       'answers 503': clients.refused.get(503) ?? 0,
+      'answers of before, on repeating': clients.replayed,
       'buffered, acknowledged': bufferedAt.size,
       'buffered, lost': lostBuffered.length,
       'intake_loss at least': sum(losses.map((loss) => loss.atLeast)),

@@ -6,6 +6,7 @@ import { bothKilled } from './runs/both-killed.ts'
 import { crashPoints } from './runs/crash-points.ts'
 import { diskFull, volumeFull, walFull } from './runs/disk-full.ts'
 import { dueAtOnce } from './runs/due-at-once.ts'
+import { failingFsync } from './runs/failing-fsync.ts'
 import { halfOpen } from './runs/half-open.ts'
 import { httpFaults } from './runs/http-faults.ts'
 import { linkCut, relayCut } from './runs/link-cut.ts'
@@ -15,6 +16,7 @@ import { postmasterKilled } from './runs/postmaster-killed.ts'
 import { races } from './runs/races.ts'
 import { restoredBackup } from './runs/restored-backup.ts'
 import { rollingRestart } from './runs/rolling-restart.ts'
+import { slowFsync } from './runs/slow-fsync.ts'
 import { smtpFaults } from './runs/smtp-faults.ts'
 import { soak } from './runs/soak.ts'
 import { webhookStorm } from './runs/webhook-storm.ts'
@@ -32,6 +34,8 @@ export const RUNS: readonly FailureRun[] = [
   diskFull,
   walFull,
   volumeFull,
+  failingFsync,
+  slowFsync,
   backendsTerminated,
   halfOpen,
   linkCut,

@@ -23,7 +23,7 @@ import { startOf } from './embedded-owner.ts'
 const MAX_LOG_BYTES = 10 * 1024 * 1024
 /** Never through a symbolic link: we may be root, in a directory that another user may write. */
 const LOG_FLAGS = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NOFOLLOW
-const PID_FILE_FLAGS = constants.O_WRONLY | constants.O_TRUNC | constants.O_NOFOLLOW
+const PID_FILE_FLAGS = constants.O_WRONLY | constants.O_NOFOLLOW
 const PROBE_EVERY_MS = 50
 const PROBE_TIMEOUT_MS = 5_000
 /** How soon the end of an adopted server, which is not our child, is noticed. */
@@ -200,14 +200,16 @@ function tryPort(port: number): Promise<number | undefined> {
 /**
  * Postgres takes any live process under the recorded pid, if it is the same user's, for a running server and refuses
  * to start. Only the pid is made impossible: the shared memory key further down still keeps us from starting beside
- * orphaned backends of a killed server.
+ * orphaned backends of a killed server. So it is written over and not emptied first, which on a full disk would lose that key.
  */
 function disownStalePidFile(cluster: string): void {
   const lines = readPidFile(cluster)
   if (lines === undefined || findPostmaster(cluster) !== undefined) return
   const file = openSync(join(cluster, 'postmaster.pid'), PID_FILE_FLAGS)
   try {
-    writeSync(file, [IMPOSSIBLE_PID, ...lines.slice(1)].join('\n'))
+    const bytes = Buffer.from([IMPOSSIBLE_PID, ...lines.slice(1)].join('\n'))
+    const written = writeSync(file, bytes, 0, bytes.length, 0)
+    if (written === bytes.length) ftruncateSync(file, written)
   } finally {
     closeSync(file)
   }

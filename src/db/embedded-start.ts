@@ -14,6 +14,7 @@ import {
   spawnPostmaster,
   waitUntilReady,
 } from './embedded-postmaster.ts'
+import { reasonOfEnd } from './embedded-reason.ts'
 import type { Log } from './embedded-supervisor.ts'
 
 /** Recovery replays at most `max_wal_size` or so of log; on a slow disk that takes minutes. */
@@ -117,7 +118,8 @@ async function explanation(error: EmbeddedPostgresError, files: Files): Promise<
       return `Postgres in ${files.dataDir} is still recovering after ${READY_LIMIT_MS / 60_000} minutes and goes on; start again later.`
     default: {
       const lastLines = (await readFile(files.log, 'utf8')).trim().split('\n').slice(-5).join('\n')
-      return `Postgres could not be started in ${files.dataDir}: ${error.message}. The end of ${files.log}:\n${lastLines}`
+      const reason = await reasonOfEnd(files)
+      return `Postgres could not be started in ${files.dataDir}: ${[error.message, reason].filter(Boolean).join('; ')}. The end of ${files.log}:\n${lastLines}`
     }
   }
 }

@@ -5,7 +5,8 @@ import { type Postmaster, requestShutdown } from './embedded-postmaster.ts'
 export type Log = { info(o: object, m: string): void; warn(o: object, m: string): void }
 
 const FIRST_BACKOFF_MS = 100
-const MAX_BACKOFF_MS = 30_000
+/** As long as its disk is full, say: nobody waits much longer than this when there is room again. */
+const MAX_BACKOFF_MS = 10_000
 /** A server that lived this long was healthy: its next end is a new incident, with the short back-off again. */
 const HEALTHY_AFTER_MS = 60_000
 /** A fast shutdown writes everything still in memory; on a slow disk that takes its time. */
@@ -15,6 +16,8 @@ type Deps = {
   /** Starts the server, or finds one that somebody else started. */
   readonly raise: () => Postmaster
   readonly waitUntilReady: (postmaster: Postmaster, signal: AbortSignal) => Promise<void>
+  /** What can be found out about a start that failed; empty when nothing. */
+  readonly reasonOfEnd: () => Promise<string>
   readonly log: Log
 }
 
@@ -71,9 +74,10 @@ export class Supervisor {
       return true
     } catch (error) {
       if (signal.aborted) return false
+      const reason = await this.#deps.reasonOfEnd()
       this.#deps.log.warn(
         { event: 'postgres_restart_failed', code: codeOf(error), err: error },
-        'the embedded Postgres could not be started again',
+        ['the embedded Postgres could not be started again', reason].filter(Boolean).join(': '),
       )
       return false
     }

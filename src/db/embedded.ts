@@ -27,6 +27,7 @@ import {
 import { EmbeddedPostgresError } from './embedded-error.ts'
 import { claimOwnership, isAlive, type ProcessIdentity } from './embedded-owner.ts'
 import { choosePort, probe } from './embedded-postmaster.ts'
+import { reasonOfEnd } from './embedded-reason.ts'
 import { firstStart, type Installation, READY_LIMIT_MS, raise, ready } from './embedded-start.ts'
 import { type Log, Supervisor } from './embedded-supervisor.ts'
 
@@ -130,6 +131,7 @@ async function startAsOwner(
     {
       raise: () => raise(installation, connection.port),
       waitUntilReady: (raised, signal) => ready(connection, raised, signal, Number.POSITIVE_INFINITY),
+      reasonOfEnd: () => reasonOfEnd(files),
       log,
     },
     postmaster,

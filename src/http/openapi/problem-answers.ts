@@ -88,7 +88,8 @@ export const PROBLEMS: Readonly<Record<ProblemStatus, Problem>> = {
     description:
       'Not at the moment: the database is away, the doors are full, or no durable answer could be had in time. Repeat after `Retry-After`, with the same `Idempotency-Key`.',
     names: ['service_unavailable'],
-    message: 'The database cannot be reached at the moment. Try again in a few seconds.',
+    message:
+      'The database cannot do this at the moment: it is away, or has no room or connection left. Try again in a few seconds.',
     headers: ['Retry-After'],
   },
 }
