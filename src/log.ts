@@ -1,6 +1,9 @@
-import { destination, type Logger, pino } from 'pino'
+import { type Logger, pino } from 'pino'
+import { LogOutput } from './log-output.ts'
 
 export type Log = Logger
+
+const STANDARD_OUTPUT = 1
 
 /** Driver errors quote values in `detail`, `where` and `parameters`: only codes and places are kept. */
 function describeError(error: unknown): object {
@@ -41,8 +44,8 @@ function escapeTreacherous(line: string): string {
  * One line an event that matters, as JSON on standard output: ids and codes, never addresses, subjects,
  * bodies or keys. Callers pass fields one by one; no request or message object is ever logged.
  */
-export function createLog(level: string, write: (line: string) => void = toStandardOutput()): Log {
-  return pino(
+export function createLog(level: string, write?: (line: string) => void): Log {
+  const log: Log = pino(
     {
       level,
       base: { pid: process.pid },
@@ -50,14 +53,21 @@ export function createLog(level: string, write: (line: string) => void = toStand
       timestamp: () => `,"time":"${new Date().toISOString()}"`,
       formatters: { level: (label) => ({ level: label }) },
     },
-    { write: (line) => write(escapeTreacherous(line)) },
+    { write: (line) => output(escapeTreacherous(line)) },
   )
+  const output = write ?? toStandardOutput(log)
+  return log
 }
 
-/** Written at once: the last lines before a crash are the ones that are needed. */
-function toStandardOutput(): (line: string) => void {
-  const output = destination({ fd: 1, sync: true })
-  return (line) => output.write(line)
+/** Opened by the first line: a log that says nothing leaves the file as it is. */
+function toStandardOutput(log: Log): (line: string) => void {
+  let output: LogOutput | undefined
+  return (line) => {
+    output ??= new LogOutput(STANDARD_OUTPUT, (lines) =>
+      log.warn({ lines }, 'lines of this log are missing: nobody read it, or there was no room for it'),
+    )
+    output.write(line)
+  }
 }
 
 /** What libraries print, such as that a client went away, becomes lines of the log: whoever reads it expects nothing else. */

@@ -42,6 +42,9 @@ async function main([command = 'start', ...args]: readonly string[]): Promise<nu
   throw new UsageError(`Sluice has no command "${command}"`, USAGE)
 }
 
+// Whoever started this reads it no more: without a listener that would end the process.
+process.stderr.on('error', () => undefined)
+
 try {
   process.exitCode = await main(process.argv.slice(2))
 } catch (error) {
