@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { migrate } from '../../src/db/migrate.ts'
 import { WorkerSession } from '../../src/db/session.ts'
 import { createLog } from '../../src/log.ts'
 import { createTestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { startKillablePostgres } from '../support/killable-postgres.ts'
 
 test('a worker whose row was deleted registers anew, though its connection lives', async (t) => {
   const database = await createTestDatabase(t)
@@ -50,4 +52,35 @@ test('a session holds what was claimed under its number: asked anew after a slee
   await eventually('a new number', async () => session.number !== number)
   assert.equal(await session.holds(number), false)
   assert.equal(await session.holds(session.number), true)
+})
+
+test('a session keeps its worker while no commit gets through', async (t) => {
+  const { url, query } = await startKillablePostgres(t)
+  const log = createLog('silent')
+  await migrate({ url, log })
+  const session = await WorkerSession.open({
+    ...{ url, role: undefined, log, heartbeatMs: 3_600_000 },
+    onBell: () => undefined,
+  })
+  const { number } = session
+  // Every commit waits for a standby that there is not.
+  await query("alter system set synchronous_standby_names = 'nobody'")
+  await query('select pg_reload_conf()')
+  const waiting: Promise<unknown>[] = []
+  await eventually('commits wait', async () => {
+    waiting.push(query("comment on database sluice is 'waits'"))
+    const rows = await query("select from pg_stat_activity where wait_event = 'SyncRep'")
+    return rows.length > 0
+  })
+  // Long enough since the last beat that the register is told.
+  const later = performance.now() + 3_600_000
+  t.mock.method(performance, 'now', () => later)
+  try {
+    assert.equal(await session.holds(number), true)
+  } finally {
+    await query('alter system reset synchronous_standby_names')
+    await query('select pg_reload_conf()')
+    await Promise.all(waiting)
+    await session.close(false)
+  }
 })
