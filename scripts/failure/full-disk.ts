@@ -39,6 +39,9 @@ const SINK_DELAY_MS = 20
 const CLIENTS = 32
 const FIRST_BY_SQL = 1_000_001
 const SWITCH_MS = 200
+/** What people and machines look at while there is no room: some of it sorts, and would want a file for that. */
+const LOOKED_AT = ['/readyz', '/emails?limit=100', '/stats', '/metrics', '/dead-letters', '/healthz']
+const LOOK_MS = 250
 const PATIENCE_MS = 60_000
 /** Of one core, by any process while there is no room: past it somebody tries without a pause. */
 const MAX_CORES = 0.5
@@ -175,8 +178,11 @@ async function fillFor(seconds: number, { server, disk, services, on }: Filling)
   const before = usage()
   const filledAt = performance.now()
   await disk.fill()
-  if (on === 'data') await delay(seconds * 1_000)
-  else await useUpLog(server, filledAt + seconds * 1_000)
+  const until = filledAt + seconds * 1_000
+  const [unexpected] = await Promise.all([
+    lookAround(services[0], until),
+    ...(on === 'data' ? [] : [useUpLog(server, until)]),
+  ])
   const spentS = (performance.now() - filledAt) / 1_000
   const after = usage()
   await disk.free()
@@ -191,6 +197,7 @@ async function fillFor(seconds: number, { server, disk, services, on }: Filling)
       ...(most('lines') > LINES_AT_FIRST + LINES_PER_S * spentS
         ? [`a process wrote ${most('lines')} lines in the ${spentS.toFixed(0)} s without room`]
         : []),
+      ...unexpected,
       // When the log is full there is no server left to say so: its own log has the reason.
       ...(on === 'data' && !isTold ? ['no log says that the disk is full'] : []),
     ],
@@ -200,6 +207,21 @@ async function fillFor(seconds: number, { server, disk, services, on }: Filling)
       'most log lines of a process': most('lines'),
     },
   }
+}
+
+/** Answers that are neither what was asked for nor 503, a sentence each. */
+async function lookAround(api: SpawnedService | undefined, until: number): Promise<string[]> {
+  const unexpected: string[] = []
+  for (let n = 0; performance.now() < until; n += 1) {
+    const path = LOOKED_AT[n % LOOKED_AT.length] ?? ''
+    const answer = await api?.request(path)
+    await answer?.arrayBuffer()
+    const expected = path === '/healthz' ? [200] : [200, 503]
+    if (answer !== undefined && !expected.includes(answer.status))
+      unexpected.push(`${path} was answered with ${answer.status}`)
+    await delay(LOOK_MS)
+  }
+  return unexpected
 }
 
 /** What a server writes in an hour, in seconds: the rest of each segment is left empty. */

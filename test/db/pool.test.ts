@@ -94,6 +94,27 @@ test('errors of the connection are told from those of a statement and of our own
   assert.equal(isDatabaseUnavailable(await errorOf(suicide)), true)
 })
 
+test('a disk that is full or fails is the database being unavailable, and the log says once what is wrong', async (t) => {
+  const database = await createTestDatabase(t)
+  const lines: { level: string; code?: string; msg: string }[] = []
+  const log = createLog('warn', (line) => lines.push(JSON.parse(line)))
+  const { db, close } = openPool({ url: database.url, maxConnections: 1, role: undefined, log })
+  database.beforeDrop(close)
+  for (const code of ['53100', '53100', '58030', '53100']) {
+    const statement = `do $$ begin raise exception using errcode = '${code}', message = 'said by a test'; end $$`
+    assert.equal(isDatabaseUnavailable(await errorOf(sql.raw(statement).execute(db))), true, code)
+  }
+  assert.deepEqual(
+    lines.map(({ level, code }) => [level, code]),
+    [
+      ['error', '53100'],
+      ['error', '58030'],
+    ],
+  )
+  assert.match(lines[0]?.msg ?? '', /no room on its disk/)
+  assert.equal(isDatabaseUnavailable({ severity: 'PANIC', code: 'XX000' }), true)
+})
+
 test('a pool without a free connection is a failed connection', async (t) => {
   const database = await createTestDatabase(t)
   const db = open(database)
