@@ -4,6 +4,8 @@ import type { Log } from './log.ts'
 
 const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 2_000
+/** One that fails and works by turns, as on a full disk, is told once in so long. */
+const NEWS_EACH_MS = 60_000
 
 export type LoopOptions = {
   readonly name: string
@@ -24,6 +26,8 @@ export class Loop {
   #running: Promise<void> | undefined
   #stopping = false
   #failures = 0
+  #toldAt = Number.NEGATIVE_INFINITY
+  #isTold = false
 
   constructor(options: LoopOptions) {
     this.#options = options
@@ -44,7 +48,8 @@ export class Loop {
     while (!this.#stopping) {
       try {
         const more = await this.#options.round()
-        if (this.#failures > 0) this.#options.log.info({ loop: this.#options.name }, 'loop works again')
+        if (this.#isTold) this.#options.log.info({ loop: this.#options.name }, 'loop works again')
+        this.#isTold = false
         this.#failures = 0
         if (more !== true && !this.#stopping)
           await this.bell.wait(more === false ? this.#options.idleMs : more)
@@ -57,7 +62,12 @@ export class Loop {
   async #pauseAfter(error: unknown): Promise<void> {
     const { log, name } = this.#options
     // The first failure is news; the next ones of the same outage are not.
-    log[this.#failures === 0 ? 'warn' : 'debug']({ loop: name, error }, 'loop failed, will try again')
+    const isNews = this.#failures === 0 && performance.now() - this.#toldAt >= NEWS_EACH_MS
+    if (isNews) {
+      this.#toldAt = performance.now()
+      this.#isTold = true
+    }
+    log[isNews ? 'warn' : 'debug']({ loop: name, error }, 'loop failed, will try again')
     const pauseMs = Math.min(FIRST_PAUSE_MS * 2 ** this.#failures, LONGEST_PAUSE_MS)
     this.#failures += 1
     if (!this.#stopping) await delay(pauseMs)

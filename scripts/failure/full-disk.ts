@@ -46,8 +46,8 @@ const PATIENCE_MS = 60_000
 /** Of one core, by any process while there is no room: past it somebody tries without a pause. */
 const MAX_CORES = 0.5
 /** What a person can read of an outage, however many requests and rounds fail in it. */
-const LINES_AT_FIRST = 60
-const LINES_PER_S = 2
+const LINES_AT_FIRST = 40
+const LINES_PER_S = 0.5
 const TOLD = 'no room on its disk'
 
 /** Fills the disk under a steady load, leaves it full for a while, and frees it: nobody helps in any other way. */
