@@ -117,5 +117,5 @@ async function sendThrough(sink: Sink, count: number, start: () => Promise<bigin
 }
 
 function processes(workers: number): string {
-  return workers === 1 ? 'one process' : `${workers} worker processes`
+  return workers === 1 ? 'one process' : 'two processes'
 }

@@ -7,7 +7,7 @@ export type PlotData = { readonly rates?: readonly Rate[]; readonly latencies?: 
 
 const WIDTH = 1_000
 const TOP = 56
-const BAR = { x: 230, width: 190, height: 18, step: 30 }
+const BAR = { x: 240, width: 190, height: 18, step: 30 }
 const CHART = { x: 560, width: 260, height: 250 }
 const OURS = '#0b6e8a'
 const OTHERS = '#b4bac2'
