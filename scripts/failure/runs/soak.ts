@@ -227,18 +227,25 @@ async function tell({ url }: SpawnedService, signal: AbortSignal): Promise<void>
       Recipient: recipientOf(n),
       DeliveredAt: new Date().toISOString(),
     }
-    const answer = await fetch(`${url}/webhooks/postmark/postmark`, {
-      method: 'POST',
-      headers: {
-        Authorization: `Basic ${Buffer.from(FEEDBACK_SECRET).toString('base64')}`,
-        'Content-Type': 'application/json',
-      },
-      body: JSON.stringify(event),
-    })
+    // One that is hung up on is told again, as by a provider.
+    const answer = await repeatedly(() =>
+      fetch(`${url}/webhooks/postmark/postmark`, {
+        method: 'POST',
+        headers: {
+          Authorization: `Basic ${Buffer.from(FEEDBACK_SECRET).toString('base64')}`,
+          'Content-Type': 'application/json',
+        },
+        body: JSON.stringify(event),
+      }),
+    )
     if (!answer.ok) throw new Error(`a webhook was answered with ${answer.status}: ${await answer.text()}`)
     await answer.arrayBuffer()
     await pause(500, signal)
   }
+}
+
+async function repeatedly<T>(attempt: () => Promise<T>): Promise<T> {
+  return attempt().catch(attempt)
 }
 
 async function pause(ms: number, signal: AbortSignal): Promise<void> {
