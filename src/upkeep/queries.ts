@@ -22,7 +22,7 @@ export type OtherWorker = {
  * The other workers. A lock counts while the worker's own session holds it: anybody else may take it too. Since when it is
  * free stands in the register, so that the grace goes on when whoever began it dies as well.
  */
-export async function probeWorkers(trx: Transaction, self: number): Promise<OtherWorker[]> {
+export async function probeWorkers(db: Database, self: number): Promise<OtherWorker[]> {
   const { rows } = await sql<OtherWorker>`/* upkeep.probe_workers */
     with held as materialized (
       select pid, objid
@@ -48,7 +48,7 @@ export async function probeWorkers(trx: Transaction, self: number): Promise<Othe
       number, name, lock_key, lock_is_free,
       lock_is_free and coalesce(at - free_since >= make_interval(secs => ${GRACE_S}), false) as is_dead
     from other
-  `.execute(trx)
+  `.execute(db)
   return rows
 }
 

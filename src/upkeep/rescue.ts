@@ -12,7 +12,7 @@ import * as queries from './queries.ts'
  * Live workers are not touched: their sessions hold their locks. One that only slept hands nothing over that it had
  * claimed before (SAFE_MS in db/session.ts is less than the grace).
  *
- * If the rescuer itself dies, its transaction is gone and the next one does it all again.
+ * If the rescuer itself dies, its transaction is gone and the next one does it again.
  */
 export type RescueDeps = {
   readonly db: Database
@@ -32,17 +32,16 @@ export class Rescuer {
   /** One look at all other workers; returns how many of them live. */
   async look(): Promise<number> {
     const { db, worker } = this.#deps
-    let hasRescued = false
-    const living = await inTransaction(db, async (trx) => {
-      const others = await queries.probeWorkers(trx, worker())
-      const dead = others.filter((other) => other.is_dead)
-      for (const each of dead) await this.#rescue(trx, each)
-      hasRescued = dead.length > 0
-      if (hasRescued) reached('rescue.before-commit')
-      return others.filter((other) => !other.lock_is_free).length
-    })
-    if (hasRescued) reached('rescue.committed')
-    return living
+    const others = await queries.probeWorkers(db, worker())
+    // Each by itself: where workers die one after the other, what a rescuer has done stays done.
+    for (const dead of others.filter((other) => other.is_dead)) {
+      await inTransaction(db, async (trx) => {
+        await this.#rescue(trx, dead)
+        reached('rescue.before-commit')
+      })
+      reached('rescue.committed')
+    }
+    return others.filter((other) => !other.lock_is_free).length
   }
 
   async #rescue(trx: Transaction, dead: queries.OtherWorker): Promise<void> {
