@@ -1,3 +1,5 @@
+import { enableCompileCache } from 'node:module'
+import { fileURLToPath } from 'node:url'
 import { DOCTOR_USAGE, runDoctor } from './commands/doctor.ts'
 import { runEncryptionKey } from './commands/encryption-key.ts'
 import { EXIT_CONFIG, EXIT_FAILURE, EXIT_USAGE, UsageError } from './commands/exit.ts'
@@ -18,6 +20,9 @@ Settings, from the environment:
 ${describeSettings()}
 `
 
+/** What the service is made of, compiled for the next start. Where nothing may be written, each start compiles it. */
+const COMPILED = fileURLToPath(new URL('../node_modules/.cache/compiled', import.meta.url))
+
 /** What is still open by then, such as a socket to a server that hangs, does not keep the process. */
 const LINGER_MS = 1_000
 
@@ -33,6 +38,7 @@ async function main([command = 'start', ...args]: readonly string[]): Promise<nu
   const [extra] = args
   if (extra !== undefined) throw new UsageError(`"${command}" takes no "${extra}"`, USAGE)
   if (command === 'start') {
+    enableCompileCache(COMPILED)
     // The other commands answer in half the time without all that the service is made of.
     const { runService } = await import('./commands/start.ts')
     return runService(readConfig(process.env))

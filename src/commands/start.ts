@@ -1,3 +1,4 @@
+import { flushCompileCache } from 'node:module'
 import type { Config } from '../config.ts'
 import { migrate } from '../db/migrate.ts'
 import { openPool } from '../db/pool.ts'
@@ -15,6 +16,8 @@ export async function runService(config: Config): Promise<number> {
     const { serviceRole } = await migrate({ url: sessionUrl, log })
     const newKey = embedded && config.apiKey === undefined ? await makeFirstKey(url, log) : undefined
     const service = await startService({ config, log, databaseUrl: url, serviceRole })
+    // Now, since a process that is killed writes nothing at its end.
+    flushCompileCache()
     if (service.url !== undefined) greet({ config, url, embedded, service, newKey })
     await stopSignal(log)
     return (await service.stop()) ? 0 : EXIT_FAILURE
