@@ -153,6 +153,9 @@ create table mail.outbox (like mail.intake including all)
 comment on table mail.outbox is
   'The durable door: same columns as mail.intake, logged; commits with the caller''s own transaction.';
 
+-- Gone in milliseconds, and never in the log: compressing it would be most of what a large mail costs.
+alter table mail.intake alter column message set storage external;
+
 -- Urgent first, then in order of arrival. A row without a priority waits in the middle: its stream is
 -- looked up by the mover, not at the door.
 create unique index intake_order on mail.intake ((coalesce(priority, 5::smallint)), seq);
