@@ -13,9 +13,10 @@ export const SECURITY_HEADERS = {
   'X-Content-Type-Options': 'nosniff',
 } as const
 
+/** Before whatever answers, which may say something else: once there is an answer, each header would cost another one. */
 export const addSecurityHeaders = createMiddleware(async function addSecurityHeaders(c, next) {
+  for (const [name, value] of HEADERS) c.header(name, value)
   await next()
-  for (const [name, value] of Object.entries(SECURITY_HEADERS)) {
-    if (!c.res.headers.has(name)) c.header(name, value)
-  }
 })
+
+const HEADERS = Object.entries(SECURITY_HEADERS)

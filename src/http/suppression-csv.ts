@@ -37,7 +37,7 @@ const COLUMN_NAMES: ReadonlyMap<string, 'address' | 'scope' | 'reason' | 'expire
 ])
 
 /** The whole list as CSV, read page by page as the client takes it. */
-export function exportSuppressions(db: Database): Response {
+export function exportSuppressions(db: Database, c: Context): Response {
   const encoder = new TextEncoder()
   let after: string | null = null
   const body = new ReadableStream<Uint8Array>({
@@ -51,11 +51,9 @@ export function exportSuppressions(db: Database): Response {
       if (rows.length < EXPORT_ROWS) controller.close()
     },
   })
-  return new Response(body, {
-    headers: {
-      'Content-Type': 'text/csv; charset=utf-8',
-      'Content-Disposition': 'attachment; filename="suppressions.csv"',
-    },
+  return c.body(body, 200, {
+    'Content-Type': 'text/csv; charset=utf-8',
+    'Content-Disposition': 'attachment; filename="suppressions.csv"',
   })
 }
 

@@ -47,7 +47,7 @@ export function suppressionRoutes(deps: AppDeps): Hono<AuthEnv> {
     return c.json({ object: 'suppression', id: added?.id })
   })
   routes.get('/', mayRead, async (c) => c.json(await list(deps, c.req.query())))
-  routes.get('/export', mayRead, () => exportSuppressions(deps.db))
+  routes.get('/export', mayRead, (c) => exportSuppressions(deps.db, c))
   routes.post('/batch/add', mayChange, async (c) => {
     const { emails, ...rest } = parseBody(addManySchema, await readJson(c))
     const addresses = emails.map((email, index) => addressIn(`emails[${index}]`, email))

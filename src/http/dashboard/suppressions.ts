@@ -21,7 +21,7 @@ const UUID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 /** `/dashboard/suppressions`: who gets no mail and why; added and taken off. */
 export function addSuppressions(routes: Hono<DashboardEnv>, deps: Deps): void {
   routes.get(PATH, async (c) => show(c, suppressionPage(await look(deps, c))))
-  routes.get(`${PATH}/export`, () => exportSuppressions(deps.db))
+  routes.get(`${PATH}/export`, (c) => exportSuppressions(deps.db, c))
   routes.post(`${PATH}/add`, (c) => add(deps, c))
   routes.post(`${PATH}/remove`, (c) => remove(deps, c))
 }
