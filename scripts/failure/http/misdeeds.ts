@@ -16,7 +16,8 @@ export type JudgedMisdeed = ApiMisdeed & {
 }
 
 const THROTTLED = 'unreachable throttled'
-const UNREADABLE = 'unknown protocol_error'
+/** The word of an answer that is none. */
+export const UNREADABLE = 'unknown protocol_error'
 /** The word of a request that nobody answers. */
 export const LOST = 'unknown connection_lost'
 /** Long enough to be seen, short enough to be waited for. */

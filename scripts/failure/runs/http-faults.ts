@@ -10,7 +10,14 @@ import {
 } from '../../../test/support/provider-rules.ts'
 import { untilDrained } from '../drain.ts'
 import { type HostileApi, startHostileApi } from '../http/hostile-api.ts'
-import { ASKS_FOR_YEARS, type JudgedMisdeed, LOST, misdeedsOf, SECRETS } from '../http/misdeeds.ts'
+import {
+  ASKS_FOR_YEARS,
+  type JudgedMisdeed,
+  LOST,
+  misdeedsOf,
+  SECRETS,
+  UNREADABLE,
+} from '../http/misdeeds.ts'
 import {
   addLanes,
   Faults,
@@ -235,14 +242,17 @@ function timelineFault({ lane, api, misdeeds }: Played, key: string, timeline: T
   return `${lane.name} that ${own?.does}: ${seen.join(', ')} after ${timeline?.attempts} attempts, and not ${expected.join(', ')}`
 }
 
-/** A request that crosses the hang-up of its kept connection is as lost as one that is hung up on, at any time. */
+/**
+ * A request that crosses the hang-up of its kept connection is as lost as one that is hung up on, at any time; and whoever hangs
+ * up behind an answer that cannot be read may be quicker than the answer.
+ */
 function isExplained(seen: readonly string[], expected: readonly string[]): boolean {
-  let next = 0
-  for (const word of seen) {
-    if (word === expected[next]) next += 1
-    else if (word !== LOST) return false
-  }
-  return next === expected.length
+  const [word, ...laterSeen] = seen
+  const [wanted, ...laterExpected] = expected
+  if (word === undefined) return wanted === undefined
+  if (word === wanted && isExplained(laterSeen, laterExpected)) return true
+  if (word !== LOST) return false
+  return isExplained(laterSeen, expected) || (wanted === UNREADABLE && isExplained(laterSeen, laterExpected))
 }
 
 function wordsOf(misdeed: JudgedMisdeed | undefined): string[] {
@@ -282,7 +292,10 @@ async function judgeAstray(database: Database, code: string, victims: Victims): 
     const isRight =
       words.at(-1) === 'sent' &&
       attempts === 1 &&
-      words.slice(0, -1).every((word) => word === `unreachable ${code}`)
+      // Closed under a message when the provider's address is changed.
+      words
+        .slice(0, -1)
+        .every((word) => [`unreachable ${code}`, 'unreachable transport_closed'].includes(word))
     faults.add(
       key,
       isRight ? undefined : `out of reach with ${code}: ${words.join(', ')} after ${attempts} attempts`,
