@@ -35,5 +35,5 @@ export async function untilDrained({ query }: Queryable, ledger: Ledger, stallMs
     'select id from mail.message where id = any($1::uuid[]) and status = any($2::text[])',
     [ledger.missing(), VISIBLE],
   )
-  for (const { id } of rows) ledger.noteVisible(id)
+  ledger.noteVisible(rows.map(({ id }) => id))
 }

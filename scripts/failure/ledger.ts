@@ -57,9 +57,12 @@ export class Ledger {
     this.#lastAt = atMs
   }
 
-  /** It ended, or waits, where a person can see it: dead, unknown, suppressed, canceled. */
-  noteVisible(id: string): void {
-    for (const entry of this.#entries.values()) if (entry.id === id) entry.isVisible = true
+  /** They ended, or wait, where a person can see them: dead, unknown, suppressed, canceled. */
+  noteVisible(ids: readonly string[]): void {
+    const visible = new Set(ids)
+    for (const entry of this.#entries.values()) {
+      if (entry.id !== undefined && visible.has(entry.id)) entry.isVisible = true
+    }
   }
 
   get delivered(): number {
