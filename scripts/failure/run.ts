@@ -34,6 +34,8 @@ export type FailureRun = {
   readonly promise: string
   /** After so many minutes the full form has failed. */
   readonly limitMinutes: number
+  /** False: what it shows does not depend on the Postgres below. */
+  readonly isOfPostgres: boolean
   /** What this machine lacks for it, as a sentence; undefined when nothing. */
   missing(): string | undefined
   perform(scene: Scene, form: Form): Promise<Outcome>
@@ -44,16 +46,19 @@ export function failureRun<Scale>(definition: {
   readonly name: string
   readonly promise: string
   readonly limitMinutes: number
+  /** Unset: true. */
+  readonly isOfPostgres?: boolean
   readonly full: Scale
   readonly short: Scale
   readonly missing?: () => string | undefined
   perform(scene: Scene, scale: Scale): Promise<Outcome>
 }): FailureRun {
-  const { name, promise, limitMinutes, missing = () => undefined } = definition
+  const { name, promise, limitMinutes, isOfPostgres = true, missing = () => undefined } = definition
   return {
     name,
     promise,
     limitMinutes,
+    isOfPostgres,
     missing,
     perform: (scene, form) => definition.perform(scene, definition[form]),
   }

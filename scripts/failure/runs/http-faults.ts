@@ -77,6 +77,7 @@ export const httpFaults = failureRun({
   promise:
     'whatever a provider answers, its mail comes to the right end, is sent twice only when it may have been taken, and no key is told',
   limitMinutes: 30,
+  isOfPostgres: false,
   // Of each of 284 misdeeds.
   full: { messages: 4, slots: 100, workers: 2, isPatient: true, isShared: false },
   short: { messages: 1, slots: 20, workers: 1, isPatient: false, isShared: true },

@@ -109,6 +109,7 @@ export const poisonTemplates = failureRun({
   promise:
     'messages that cannot be made a mail of are dead letters with a reason that says what to do, and all others are sent once',
   limitMinutes: 20,
+  isOfPostgres: false,
   full: { good: 10_000, poison: 104, rounds: 4 },
   short: { good: 100, poison: 13, rounds: 2 },
   perform: async (scene, { good, poison, rounds }) => {

@@ -26,6 +26,7 @@ export const smtpFaults = failureRun({
   promise:
     'whatever a relay does, its mail comes to the right end, is sent twice only after the dot, and holds up nobody',
   limitMinutes: 30,
+  isOfPostgres: false,
   // Of each of 125 misdeeds.
   full: { messages: 10, slots: 100, workers: 2 },
   short: { messages: 1, slots: 20, workers: 1 },

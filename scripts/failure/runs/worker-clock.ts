@@ -34,6 +34,7 @@ export const workerClock = failureRun<Scale>({
   promise:
     'processes whose clocks are an hour ahead or behind, or jump, send nothing early or late, nothing twice and over no limit: the clock of Postgres counts',
   limitMinutes: 10,
+  isOfPostgres: false,
   full: { messages: 4_000, perS: 40, stepS: 10 },
   short: { messages: 80, perS: 20, stepS: 2 },
   missing: missingFaketime,
