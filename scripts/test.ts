@@ -15,8 +15,8 @@ Runs the given test files (default: test/**/*.test.ts) against a real Postgres.
 
   --postgres <dir>  use initdb and postgres from this directory instead of the embedded ones,
                     such as /usr/lib/postgresql/15/bin
-  --postgres-only   leave out the files that talk to no Postgres, found by what they import: for a second
-                    run on another version
+  --postgres-only   leave out the files that talk to no Postgres, found by what they import, and the failure
+                    runs that are the same on every one: for a second run on another version
   --slowest <n>     print the slowest n tests at the end
   --keep            leave the server running when tests fail, to look into the databases they kept
   --help            show this text
@@ -69,6 +69,7 @@ async function main(): Promise<number> {
   const files = positionals.length > 0 ? positionals : globSync('test/**/*.test.ts').sort()
   return runSuite({
     files: values['postgres-only'] ? filesThatReachPostgres(files) : files,
+    isOfPostgresOnly: values['postgres-only'],
     slowest: values.slowest,
     binDir: values.postgres === undefined ? undefined : resolve(values.postgres),
     keepsAfterFailure: values.keep,
@@ -78,6 +79,8 @@ async function main(): Promise<number> {
 
 type Suite = {
   readonly files: readonly string[]
+  /** A second run, on another version: what does not depend on it is left out. */
+  readonly isOfPostgresOnly: boolean
   readonly slowest: string | undefined
   readonly binDir: string | undefined
   readonly keepsAfterFailure: boolean
@@ -164,6 +167,7 @@ function testEnvironment(suite: Suite, server: Server, template: string, dir: st
     NODE_COMPILE_CACHE: COMPILE_CACHE,
     ...(server.seed ? { SLUICE_TEST_SEED: server.seed } : {}),
     ...(suite.binDir ? { SLUICE_TEST_BIN_DIR: suite.binDir } : {}),
+    ...(suite.isOfPostgresOnly ? { SLUICE_TEST_POSTGRES_ONLY: '1' } : {}),
     ...(suite.slowest ? { SLUICE_TEST_SLOWEST: suite.slowest } : {}),
   }
 }

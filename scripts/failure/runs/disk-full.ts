@@ -20,6 +20,7 @@ export const walFull = failureRun({
   promise:
     'a full disk under the write-ahead log stops Postgres and nothing else, and loses no durable answer',
   limitMinutes: 10,
+  isOfPostgres: false,
   full: { perS: 100, beforeS: 10, fullS: 90, afterS: 20, workers: 2 },
   short: { perS: 60, beforeS: 0.5, fullS: 3, afterS: 0.5, workers: 1 },
   missing: missingForMounts,
@@ -32,6 +33,7 @@ export const volumeFull = failureRun({
   promise:
     'a full volume that holds all of Postgres loses no durable answer, and all goes on when there is room',
   limitMinutes: 10,
+  isOfPostgres: false,
   full: { perS: 100, beforeS: 10, fullS: 90, afterS: 20, workers: 2 },
   short: { perS: 60, beforeS: 0.5, fullS: 3, afterS: 0.5, workers: 1 },
   missing: missingForMounts,

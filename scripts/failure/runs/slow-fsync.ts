@@ -27,6 +27,7 @@ export const slowFsync = failureRun({
   promise:
     'a slow disk makes answers slow, or 503, and nothing else: no living worker is taken for dead, nothing comes twice',
   limitMinutes: 10,
+  isOfPostgres: false,
   full: { perS: 50, phaseS: 30, stallMs: 7_000, workers: 2 },
   short: { perS: 30, phaseS: 1.5, stallMs: 0, workers: 1 },
   missing: missingCompiler,
