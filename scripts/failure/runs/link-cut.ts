@@ -72,6 +72,7 @@ export const linkCut = failureRun<Scale>({
 /** The cable between the workers and the relay is pulled and put back, in the middle of mails. */
 export const relayCut = failureRun<Scale>({
   name: 'relay-cut',
+  isOfPostgres: false,
   promise:
     'with the link to the relay cut nothing is lost, and only a send whose answer never came is repeated, where its stream says so',
   ...SCALES,
