@@ -16,6 +16,7 @@ const ALLOWED: Readonly<Record<string, string>> = {
   'src/http/server.ts': 'listens',
   'src/inbox/sink.ts': 'listens',
   'src/db/embedded-postmaster.ts': 'finds a free port of this machine',
+  'src/log-output.ts': 'has a descriptor opened for it: its own standard output',
   'src/dispatch/http/client.ts': 'providers, which an operator named',
   'src/dispatch/http/api-check.ts': 'providers, which an operator named',
   'src/dispatch/smtp-session.ts': 'relays, which an operator named',
