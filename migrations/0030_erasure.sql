@@ -282,17 +282,19 @@ begin
   )
   update mail.message_content c
   set removed_at = coalesce(c.removed_at, clock_timestamp()),
-    message = (mail.without_recipient(mail.envelope_of(c.message, p.sender, p.reply_to), address)::jsonb - array['reply_to', 'tags', 'metadata'])::json,
-    tags = null
+    tags = null,
+    (message, recipient_domain) = (
+      select (kept::jsonb - array['reply_to', 'tags', 'metadata'])::json, split_part(kept -> 'to' -> 0 ->> 'address', '@', 2)
+      from mail.without_recipient(mail.envelope_of(c.message, p.sender, p.reply_to), address) kept
+    )
   from unnest(settled) s (id)
   left join prepared p on p.id = s.id
   where c.id = s.id and c.id = any (settled);
   update mail.message_content c
-  set message = mail.without_recipient(c.message, address)
+  set (message, recipient_domain) = (
+    select kept, split_part(kept -> 'to' -> 0 ->> 'address', '@', 2) from mail.without_recipient(c.message, address) kept
+  )
   where c.id = any (ids) and c.id <> all (settled);
-  update mail.message_content c
-  set recipient_domain = split_part(c.message -> 'to' -> 0 ->> 'address', '@', 2)
-  where c.id = any (ids);
   update mail.message_prepared p
   set left_out = array_remove(p.left_out, address)
   where p.id = any (ids) and address = any (p.left_out);

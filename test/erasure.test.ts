@@ -197,6 +197,10 @@ test('a person who went through everything is in no column of any table afterwar
     [others.to, others.subject, others.html, others.content_removed],
     [['bob@example.org'], null, null, true],
   )
+  assert.deepEqual(
+    await database.query('select recipient_domain, tags from mail.message_content where id = $1', [shared]),
+    [{ recipient_domain: 'example.org', tags: null }],
+  )
   const waiting = (await (await service.request(`/emails/${waitingShared}`)).json()) as Record<
     string,
     unknown

@@ -149,13 +149,12 @@ export class WorkerSession {
 
   async #register(client: Client): Promise<void> {
     if (this.#number !== undefined && (await this.#resume(client, this.#number))) return
-    const { rows } = await client.query<Registered>(
-      'insert into mail.worker (name, version, backend_pid) values ($1, $2, pg_backend_pid()) returning number, lock_key',
+    const row = await lockedRow(
+      client,
+      'insert into mail.worker (name, version, backend_pid) values ($2, $3, pg_backend_pid())',
       [`${hostname()}:${process.pid}`, VERSION],
     )
-    const [row] = rows
     if (row === undefined) throw new Error('no worker number was given')
-    await lock(client, row)
     this.#number = row.number
     this.#note(performance.now(), true)
     this.#options.log.info({ worker: row.number }, 'worker registered')
@@ -167,15 +166,14 @@ export class WorkerSession {
    */
   async #resume(client: Client, number: number): Promise<boolean> {
     const sentAt = performance.now()
-    const { rows } = await client.query<Registered>(
+    const row = await lockedRow(
+      client,
       `update mail.worker
        set seen_at = now(), lock_key = default, backend_pid = pg_backend_pid(), free_since = null
-       where number = $1 returning number, lock_key`,
+       where number = $2`,
       [number],
     )
-    const [row] = rows
     if (row !== undefined) {
-      await lock(client, row)
       this.#note(sentAt, true)
       return true
     }
@@ -234,14 +232,23 @@ function drop(client: Client): void {
   client.connection.stream.destroy()
 }
 
-type Registered = { readonly number: number; readonly lock_key: number }
+type Registered = { readonly number: number; readonly lock_key: number; readonly locked: boolean }
 
-/** Between the row and its lock the worker seems dead, for less than any rescuer's grace. */
-async function lock(client: Client, { lock_key: key }: Registered): Promise<void> {
-  const { rows } = await client.query<{ locked: boolean }>('select pg_try_advisory_lock($1, $2) as locked', [
-    WORKER_LOCK,
-    key,
-  ])
+/**
+ * Writes this worker's row (values from $2 on), and takes its lock before anybody sees the row: nobody finds the lock of a
+ * living worker free, and notes since when.
+ */
+async function lockedRow(
+  client: Client,
+  write: string,
+  values: readonly unknown[],
+): Promise<Registered | undefined> {
+  const { rows } = await client.query<Registered>(
+    `with written as (${write} returning number, lock_key)
+     select number, lock_key, pg_try_advisory_lock($1, lock_key) as locked from written`,
+    [WORKER_LOCK, ...values],
+  )
   // One of four thousand million: the next attempt has another.
-  if (rows[0]?.locked !== true) throw new Error('somebody else holds the lock of this worker')
+  if (rows[0]?.locked === false) throw new Error('somebody else holds the lock of this worker')
+  return rows[0]
 }

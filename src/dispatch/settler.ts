@@ -45,8 +45,8 @@ const LAST_WRITE_MS = 2_000
 /**
  * Writes what became of each send, in bundles: the first outcome is written at once, and whatever arrives
  * while that commit is under way, and in the moment after it, goes with the next one. An idle system settles
- * at once, a busy one in large bundles. Outcomes are facts about the world: when the database is away they are kept and written
- * when it is back.
+ * at once, a busy one in large bundles. Outcomes are facts about the world: when the database is away they are
+ * kept and written when it is back.
  */
 export class Settler {
   readonly #db: Database
@@ -99,7 +99,7 @@ export class Settler {
     let failures = 0
     let size = BUNDLE
     while (this.#waiting.length > 0) {
-      if (performance.now() - this.#wroteAt < GATHER_MS) await delay(GATHER_MS)
+      if (size === BUNDLE && performance.now() - this.#wroteAt < GATHER_MS) await delay(GATHER_MS)
       const bundle = this.#waiting.splice(0, size)
       try {
         await this.#writeBundle(bundle)

@@ -7,13 +7,6 @@ import { type Boss, within } from '../queue/boss.ts'
 import { jobPriority } from '../queue/queues.ts'
 import * as queries from './queries.ts'
 
-/**
- * Gives the work of dead workers back. A worker is dead when its session lock has been free for a grace period.
- * Live workers are not touched: their sessions hold their locks. One that only slept hands nothing over that it had
- * claimed before (SAFE_MS in db/session.ts is less than the grace).
- *
- * If the rescuer itself dies, its transaction is gone and the next one does it again.
- */
 export type RescueDeps = {
   readonly db: Database
   readonly boss: Boss
@@ -22,6 +15,13 @@ export type RescueDeps = {
   readonly worker: () => number
 }
 
+/**
+ * Gives the work of dead workers back. A worker is dead when its session lock has been free for a grace period.
+ * Live workers are not touched: their sessions hold their locks. One that only slept hands nothing over that it had
+ * claimed before (SAFE_MS in db/session.ts is less than the grace).
+ *
+ * If the rescuer itself dies, its transaction is gone and the next one does it again.
+ */
 export class Rescuer {
   readonly #deps: RescueDeps
 

@@ -2,14 +2,17 @@ import { performFullDisk } from '../full-disk.ts'
 import { failureRun } from '../run.ts'
 import { missingForMounts } from '../small-disk.ts'
 
+const FULL = { perS: 100, beforeS: 10, fullS: 90, afterS: 20, workers: 2 }
+const SHORT = { perS: 60, beforeS: 0.5, fullS: 4, afterS: 0.5, workers: 1 }
+
 /** No room for a row: statements fail with 53100 one by one, and the server lives. */
 export const diskFull = failureRun({
   name: 'disk-full',
   promise:
     'a full data disk is answered with 503, costs no message, no copy and no dead letter, and is over when there is room',
   limitMinutes: 10,
-  full: { perS: 100, beforeS: 10, fullS: 90, afterS: 20, workers: 2 },
-  short: { perS: 60, beforeS: 0.5, fullS: 4, afterS: 0.5, workers: 1 },
+  full: FULL,
+  short: SHORT,
   missing: missingForMounts,
   perform: (scene, scale) => performFullDisk(scene, scale, 'data'),
 })
@@ -21,8 +24,8 @@ export const walFull = failureRun({
     'a full disk under the write-ahead log stops Postgres and nothing else, and loses no durable answer',
   limitMinutes: 10,
   isOfPostgres: false,
-  full: { perS: 100, beforeS: 10, fullS: 90, afterS: 20, workers: 2 },
-  short: { perS: 60, beforeS: 0.5, fullS: 3, afterS: 0.5, workers: 1 },
+  full: FULL,
+  short: { ...SHORT, fullS: 3 },
   missing: missingForMounts,
   perform: (scene, scale) => performFullDisk(scene, scale, 'wal'),
 })
@@ -34,8 +37,8 @@ export const volumeFull = failureRun({
     'a full volume that holds all of Postgres loses no durable answer, and all goes on when there is room',
   limitMinutes: 10,
   isOfPostgres: false,
-  full: { perS: 100, beforeS: 10, fullS: 90, afterS: 20, workers: 2 },
-  short: { perS: 60, beforeS: 0.5, fullS: 3, afterS: 0.5, workers: 1 },
+  full: FULL,
+  short: { ...SHORT, fullS: 3 },
   missing: missingForMounts,
   perform: (scene, scale) => performFullDisk(scene, scale, 'both'),
 })
