@@ -18,7 +18,7 @@ export const crashPoints = failureRun({
   promise:
     'a death at any point between a side effect and its commit has exactly the consequences of docs/crash-points.md',
   limitMinutes: 60,
-  full: { times: 20, isTellingOnly: false },
+  full: { times: 3, isTellingOnly: false },
   short: { times: 1, isTellingOnly: true },
   perform: async (scene, { times, isTellingOnly }) => {
     const { ledger } = scene
