@@ -17,6 +17,10 @@ export type Verdict = {
   readonly unexpected: readonly string[]
   /** Delivered, though the answer never came. */
   readonly recovered: number
+  /** Acknowledged, not delivered, and where a person can see it: dead, unknown, suppressed, canceled. */
+  readonly setAside: number
+  /** What stood still and should have moved, a sentence each. Any is a broken promise. */
+  readonly stuck: readonly string[]
 }
 
 type Entry = { id?: string; isAcknowledged: boolean; copies: number; isVisible: boolean }
@@ -24,6 +28,7 @@ type Entry = { id?: string; isAcknowledged: boolean; copies: number; isVisible: 
 export class Ledger {
   readonly #entries = new Map<string, Entry>()
   readonly #unexpected: string[] = []
+  readonly #stuck: string[] = []
   #delivered = 0
   #lastAt: number | undefined
   #longestGapMs = 0
@@ -63,6 +68,10 @@ export class Ledger {
     for (const entry of this.#entries.values()) {
       if (entry.id !== undefined && visible.has(entry.id)) entry.isVisible = true
     }
+  }
+
+  noteStuck(what: string): void {
+    this.#stuck.push(what)
   }
 
   get delivered(): number {
@@ -111,6 +120,10 @@ export class Ledger {
       duplicated: entries.reduce((sum, [, { copies }]) => sum + Math.max(0, copies - 1), 0),
       unexpected: this.#unexpected,
       recovered: entries.filter(([, { isAcknowledged, copies }]) => !isAcknowledged && copies > 0).length,
+      setAside: entries.filter(
+        ([, { isAcknowledged, copies, isVisible }]) => isAcknowledged && copies === 0 && isVisible,
+      ).length,
+      stuck: this.#stuck,
     }
   }
 }

@@ -2,6 +2,7 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { Guard } from '../bench/guard.ts'
 import { loadOfOthers } from '../bench/machine.ts'
+import { Ledger } from './ledger.ts'
 import { record } from './record.ts'
 import { figuresText, type Row, rowOf, rowsTable } from './row.ts'
 import type { FailureRun, Form } from './run.ts'
@@ -99,15 +100,7 @@ async function performOne(run: FailureRun, form: Form, guard: Guard, signal: Abo
   const say = (line: string) => console.error(`  ${line}`)
   console.error(`${run.name}: ${run.promise}`)
   const outcome = await performRun(run, form, { guard, say, signal }).catch((error: Error) => ({
-    verdict: {
-      attempted: 0,
-      acknowledged: 0,
-      delivered: 0,
-      lost: [],
-      duplicated: 0,
-      unexpected: [],
-      recovered: 0,
-    },
+    verdict: new Ledger().verdict(),
     longestGapS: 0,
     recoveriesS: [],
     figures: {},

@@ -16,7 +16,7 @@ export type Scene = Scope & {
 
 export type Outcome = {
   readonly verdict: Verdict
-  /** Seconds: the longest time in which nothing came out although something waited. */
+  /** Seconds: the longest time between two mails that came out, whether or not anything waited. */
   readonly longestGapS: number
   /** Seconds from each fault until what it hit went on; empty where the run has no such moment. */
   readonly recoveriesS: readonly number[]
@@ -26,6 +26,8 @@ export type Outcome = {
   readonly figures: Readonly<Record<string, number | string>>
   /** How many copies beyond the first the promise allows: those in flight at a fault. 0 by default. */
   readonly allowedDuplicates?: number
+  /** How many messages may end where a person can see them instead of being delivered. 0 by default. */
+  readonly allowedSetAside?: number
 }
 
 export type FailureRun = {
@@ -65,8 +67,8 @@ export function failureRun<Scale>(definition: {
 }
 
 /** Every promise that an outcome breaks, a sentence each; none when it holds. */
-export function judge({ verdict, broken, allowedDuplicates = 0 }: Outcome): string[] {
-  const { lost, duplicated, unexpected } = verdict
+export function judge({ verdict, broken, allowedDuplicates = 0, allowedSetAside = 0 }: Outcome): string[] {
+  const { lost, duplicated, unexpected, setAside, stuck } = verdict
   const some = (keys: readonly string[]) => keys.slice(0, 5).join(', ')
   return [
     ...(lost.length > 0 ? [`${lost.length} acknowledged messages are lost: ${some(lost)}`] : []),
@@ -74,6 +76,10 @@ export function judge({ verdict, broken, allowedDuplicates = 0 }: Outcome): stri
       ? [`${duplicated} copies were sent twice, at most ${allowedDuplicates} may be`]
       : []),
     ...(unexpected.length > 0 ? [`${unexpected.length} mails nobody handed over: ${some(unexpected)}`] : []),
+    ...(setAside > allowedSetAside
+      ? [`${setAside} messages ended dead, unknown, suppressed or canceled, at most ${allowedSetAside} may`]
+      : []),
+    ...stuck,
     ...broken,
   ]
 }

@@ -19,7 +19,7 @@ const SEEN_EACH_MS = 5_000
 const SAFE_MS = 2_000
 const QUERY_TIMEOUT_MS = 5_000
 const RECONNECT_PAUSE_MS = 250
-/** Three beats missed: the server takes the worker for dead, even when its connection looks alive to it. */
+/** The server takes the worker for dead, even when its connection looks alive to it. */
 const SILENCE_LIMIT_MS = 15_000
 const APPLICATION_NAME = 'sluice worker'
 
@@ -56,7 +56,10 @@ export class WorkerSession {
   #reconnecting: Promise<void> | undefined
   #beating: Promise<void> | undefined
   /** When the latest statement was sent that was answered under this session's lock. */
+  /** By performance.now(). */
   #heldAt = Number.NEGATIVE_INFINITY
+  /** The same by the clock on the wall. */
+  #heldAtTime = Number.NEGATIVE_INFINITY
   #seenAt = Number.NEGATIVE_INFINITY
 
   private constructor(options: SessionOptions) {
@@ -78,7 +81,8 @@ export class WorkerSession {
 
   /**
    * Whether what was claimed under this number cannot have been given to others yet. True at once while the latest
-   * beat is young; otherwise the server is asked, as after a sleep (a stopped process, a link that was cut). False
+   * beat is young; otherwise the server is asked, as after a sleep (a stopped process, a suspended
+   * machine, a link that was cut). False
    * when it does not answer: then nobody here can know.
    */
   holds(number: number): boolean | Promise<boolean> {
@@ -86,7 +90,9 @@ export class WorkerSession {
   }
 
   #isSafe(number: number): boolean {
-    return number === this.#number && performance.now() - this.#heldAt < SAFE_MS
+    // The steady clock stands still while a machine is suspended, and the one on the wall may be set: the longer time counts.
+    const ageMs = Math.max(performance.now() - this.#heldAt, Date.now() - this.#heldAtTime)
+    return number === this.#number && ageMs < SAFE_MS
   }
 
   async #ask(number: number): Promise<boolean> {
@@ -144,6 +150,7 @@ export class WorkerSession {
 
   #note(sentAt: number, isSeen: boolean): void {
     this.#heldAt = sentAt
+    this.#heldAtTime = Date.now() - (performance.now() - sentAt)
     if (isSeen) this.#seenAt = sentAt
   }
 

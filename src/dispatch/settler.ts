@@ -25,6 +25,8 @@ export type Outcome = {
   readonly dueAt: Date
   /** When the provider had answered. */
   readonly endedAt: Date
+  /** Without the words of the provider, which could not be stored. */
+  readonly isWordless?: true
 }
 
 type SettlerDeps = {
@@ -97,24 +99,27 @@ export class Settler {
 
   async #write(): Promise<void> {
     let failures = 0
-    let size = BUNDLE
+    /** So many at the front failed together, and one of them may be what the database refuses: one by one they find out. */
+    let suspects = 0
     while (this.#waiting.length > 0) {
-      if (size === BUNDLE && performance.now() - this.#wroteAt < GATHER_MS) await delay(GATHER_MS)
-      const bundle = this.#waiting.splice(0, size)
+      const isSingle = suspects > 0
+      if (!isSingle && performance.now() - this.#wroteAt < GATHER_MS) await delay(GATHER_MS)
+      const bundle = this.#waiting.splice(0, isSingle ? 1 : BUNDLE)
+      suspects = Math.max(0, suspects - 1)
       try {
         await this.#writeBundle(bundle)
         this.#wroteAt = performance.now()
         failures = 0
       } catch (error) {
-        if (isLastingFault(error) && bundle.length === 1) {
-          // What the relay said cannot be stored; what became of the message can.
-          this.#log.error({ message: bundle[0]?.settlement.id, error }, 'outcome stored without its words')
-          this.#waiting.unshift(...bundle.map(withoutWords))
+        const isLasting = isLastingFault(error)
+        if (isLasting && bundle.length === 1) {
+          const left = bundle.flatMap((outcome) => this.#reduced(outcome, error))
+          this.#waiting.unshift(...left)
+          suspects += left.length
           continue
         }
         this.#waiting.unshift(...bundle)
-        // One of them may be what the database refuses: one by one they find out.
-        size = isLastingFault(error) ? 1 : BUNDLE
+        suspects = isLasting ? bundle.length : suspects + (isSingle ? 1 : 0)
         this.#log[failures === 0 ? 'warn' : 'debug'](
           { error, outcomes: this.#waiting.length },
           'could not settle yet',
@@ -125,6 +130,20 @@ export class Settler {
       }
     }
     this.#writing = undefined
+  }
+
+  /** What the provider said may not be storable; what became of the message is. One that is not even then must not hold up the others. */
+  #reduced(outcome: Outcome, error: unknown): Outcome[] {
+    const message = outcome.settlement.id
+    if (outcome.isWordless) {
+      this.#log.error(
+        { message, error },
+        'outcome cannot be stored: the message stays as being sent until this worker ends',
+      )
+      return []
+    }
+    this.#log.error({ message, error }, 'outcome cannot be stored with its words')
+    return [withoutWords(outcome)]
   }
 
   async #writeBundle(bundle: readonly Outcome[]): Promise<void> {
@@ -187,6 +206,7 @@ function withoutWords(outcome: Outcome): Outcome {
   const reason = settlement.reason === null ? null : 'The reply cannot be stored; the log has the details.'
   return {
     ...outcome,
+    isWordless: true,
     settlement: {
       ...settlement,
       providerMessageId: null,

@@ -45,6 +45,13 @@ test('a session holds what was claimed under its number: asked anew after a slee
   assert.ok(answer instanceof Promise)
   assert.equal(await answer, true)
   assert.equal(session.holds(number), true)
+  // A suspended machine's steady clock stood still.
+  const now = Date.now()
+  t.mock.method(Date, 'now', () => now + 60_000)
+  const afterSuspension = session.holds(number)
+  assert.ok(afterSuspension instanceof Promise)
+  assert.equal(await afterSuspension, true)
+  assert.equal(session.holds(number), true)
   // The same, and others took over meanwhile.
   t.mock.method(performance, 'now', () => 20_000_000)
   await database.query('delete from mail.worker where number = $1', [number])

@@ -322,6 +322,22 @@ test('an outcome that comes too late changes nothing: another attempt, another w
   assert.equal((await database.query('select from mail.dead_letter')).length, 0)
 })
 
+test('an outcome that the database refuses, even without its words, holds up no other', async (t) => {
+  const database = await createTestDatabase(t)
+  await database.query(`
+    create function refuse() returns trigger language plpgsql as $$ begin raise check_violation; end $$;
+    create trigger refuse before update on mail.message for each row
+      when (new.status = 'sent' and new.priority = 9) execute function refuse()`)
+  const sink = await startSmtpSink(t)
+  const service = await startTestService(database, { SMTP_URL: sink.url })
+  const refused = await post(service, { priority: 9 })
+  await sink.waitForMails(1)
+  const others = await insertMany(database, 50)
+  for (const id of others) await untilStatus(database, id, 'sent')
+  assert.equal((await readMessage(database, refused))?.status, 'sending')
+  assert.equal(sink.mails.length, 51)
+})
+
 test('a worker that was taken for dead can claim nothing under its old number', async (t) => {
   const database = await createTestDatabase(t)
   const { db, close } = openPool({

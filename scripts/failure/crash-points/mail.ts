@@ -2,6 +2,7 @@ import type { CrashPoint } from '../../../src/crash-point.ts'
 import { eventually } from '../../../test/support/eventually.ts'
 import { STAND_IN_KEY } from '../../../test/support/provider-rules.ts'
 import { orderMail, type TestService } from '../../../test/support/service.ts'
+import { MOVING } from '../drain.ts'
 import type { Stage } from './stage.ts'
 
 export type MailWay = {
@@ -113,9 +114,9 @@ async function repeatUntilAnswered(service: TestService, request: Request): Prom
 async function isAtRest({ database }: Stage, count: number): Promise<boolean> {
   const [row] = await database.query<{ at_rest: boolean }>(
     `select count(*) = $1::integer and not exists (select from mail.intake) and not exists (select from mail.outbox)
-       and bool_and(status not in ('accepted', 'scheduled', 'queued', 'sending', 'deferred')) as at_rest
+       and bool_and(status <> all ($2::text[])) as at_rest
      from mail.message`,
-    [count],
+    [count, MOVING],
   )
   return row?.at_rest === true
 }

@@ -1,4 +1,4 @@
-import { runClients } from '../clients.ts'
+import { faultsOf, runClients } from '../clients.ts'
 import { untilDrained } from '../drain.ts'
 import { killAtRandom } from '../kills.ts'
 import { failureRun } from '../run.ts'
@@ -42,16 +42,14 @@ export const apiKilled = failureRun({
     const [stored] = await server.query<{ messages: number }>(
       `select count(*)::integer as messages from mail.message`,
     )
-    const refused = [...clients.refused].filter(([status]) => status !== 503)
     return {
       verdict: ledger.verdict(),
       longestGapS: ledger.longestGapS,
       recoveriesS: [],
       broken: [
         ...(kills.length < count ? [`only ${kills.length} of ${count} kills came before the end`] : []),
-        ...clients.doubled.map((key) => `the repeat of ${key} was answered with another id`),
+        ...faultsOf(clients),
         ...(stored?.messages === messages ? [] : [`${messages} keys made ${stored?.messages} messages`]),
-        ...refused.map(([status, times]) => `${times} answers were ${status}`),
       ],
       figures: {
         kills: kills.length,

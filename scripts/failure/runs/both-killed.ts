@@ -1,5 +1,5 @@
 import { eventually } from '../../../test/support/eventually.ts'
-import { runClients } from '../clients.ts'
+import { faultsOf, runClients } from '../clients.ts'
 import { untilDrained } from '../drain.ts'
 import { type KillOptions, killAtRandom } from '../kills.ts'
 import { recoveryAfter } from '../recovery.ts'
@@ -19,7 +19,10 @@ type Scale = Pick<KillOptions, 'pauseMs'> & {
   readonly perS: number
 }
 
-/** Everything but Postgres dies, again and again, while mail comes in, for as long as it takes: what is left has to hold together by the tables alone. */
+/**
+ * Everything but Postgres dies, again and again, while mail comes in, for as long as it takes: what is left has to hold together
+ * by the tables alone. How soon mail of the dead moves again is reported and not judged: those who would see to it die as well.
+ */
 export const bothKilled = failureRun<Scale>({
   name: 'both-killed',
   promise:
@@ -59,7 +62,7 @@ export const bothKilled = failureRun<Scale>({
       recoveriesS: recovery.recoveriesS,
       allowedDuplicates: recovery.recoveriesS.length,
       broken: [
-        ...clients.doubled.map((key) => `the repeat of ${key} was answered with another id`),
+        ...faultsOf(clients),
         ...(unexplained.length > 0
           ? [`${unexplained.length} messages came twice although no dead worker had been sending them`]
           : []),

@@ -45,6 +45,7 @@ export const crashPoints = failureRun({
       recoveriesS: [],
       // How many there are at each point is exactly what the cases say.
       allowedDuplicates: verdict.duplicated,
+      allowedSetAside: verdict.setAside,
       broken: [...new Set(broken)],
       figures: {
         points: isTellingOnly ? deaths : Object.keys(CRASH_POINTS).length,

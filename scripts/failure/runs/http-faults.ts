@@ -149,6 +149,8 @@ export const httpFaults = failureRun({
       verdict: ledger.verdict(),
       longestGapS: ledger.longestGapS,
       recoveriesS: [],
+      // Which misdeed ends how is judged lane by lane.
+      allowedSetAside: Number.POSITIVE_INFINITY,
       allowedDuplicates: played.reduce((sum, each) => sum + keptIn(each), 0),
       broken,
       figures: {

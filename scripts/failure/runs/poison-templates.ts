@@ -139,14 +139,16 @@ export const poisonTemplates = failureRun({
     }
     const { longestSendS: _longest, ...memory } = await vitals.finish()
     if (memory.mostMb > MEMORY_MB) broken.push(`the worker took ${memory.mostMb} MB of memory`)
+    const poisonous = ledger.verdict().attempted - clean.length - poisoned.length
     const [before, beside] = [percentile(clean, 95), percentile(poisoned, 95)]
     return {
       verdict: ledger.verdict(),
       longestGapS: ledger.longestGapS,
       recoveriesS: [],
+      allowedSetAside: poisonous,
       broken,
       figures: {
-        poison: ledger.verdict().attempted - clean.length - poisoned.length,
+        poison: poisonous,
         'p95 s of good mail alone': before,
         'beside poison': beside,
         ratio: beside / before,

@@ -4,7 +4,7 @@ import { migrate } from '../../../src/db/migrate.ts'
 import type { SchemaError } from '../../../src/db/schema-error.ts'
 import type { KillablePostgres } from '../../../test/support/killable-postgres.ts'
 import { percentile } from '../../bench/statistics.ts'
-import { runClients } from '../clients.ts'
+import { faultsOf, mergeReports, runClients } from '../clients.ts'
 import { untilDrained } from '../drain.ts'
 import { migrateToNext } from '../next-version.ts'
 import { failureRun, type Scene } from '../run.ts'
@@ -63,7 +63,7 @@ export const rollingRestart = failureRun({
       (error: SchemaError) => error.code,
     )
     await untilDrained(server, ledger)
-    const answers = reports.flatMap(({ refused }) => [...refused])
+    const clients = mergeReports(reports)
     const p95 = percentile(
       drains.map(({ tookS }) => tookS),
       95,
@@ -75,12 +75,7 @@ export const rollingRestart = failureRun({
       broken: [
         ...drains.filter(({ code }) => code !== 0).map(({ code }) => `a stopped process ended with ${code}`),
         ...(p95 > GRACE_S ? [`processes took ${p95} s to stop (p95), ${GRACE_S} are given`] : []),
-        ...reports
-          .flatMap(({ doubled }) => doubled)
-          .map((key) => `the repeat of ${key} was answered with another id`),
-        ...answers
-          .filter(([status]) => status !== 503)
-          .map(([status, times]) => `${times} answers were ${status}`),
+        ...faultsOf(clients),
         ...(upgraded.longestWaitS > LOCK_LIMIT_S
           ? [`somebody waited ${upgraded.longestWaitS} s for a lock`]
           : []),
@@ -89,8 +84,8 @@ export const rollingRestart = failureRun({
       figures: {
         restarts: drains.length,
         'drain s (p95)': p95,
-        'requests without an answer': reports.reduce((sum, each) => sum + each.broken, 0),
-        'answers 503': answers.reduce((sum, [status, times]) => (status === 503 ? sum + times : sum), 0),
+        'requests without an answer': clients.broken,
+        'answers 503': clients.refused.get(503) ?? 0,
         'migration s': upgraded.tookS,
         'migration gave way': upgraded.gaveWay,
         'longest wait for a lock s': upgraded.longestWaitS,

@@ -76,6 +76,8 @@ export const smtpFaults = failureRun({
       verdict: ledger.verdict(),
       longestGapS: ledger.longestGapS,
       recoveriesS: [],
+      // Which misdeed ends how is judged lane by lane.
+      allowedSetAside: Number.POSITIVE_INFINITY,
       allowedDuplicates: LANES.flatMap(({ misdeeds }) => misdeeds).reduce(
         (sum, { copies }) => sum + Math.max(0, copies - 1) * messages,
         0,

@@ -66,6 +66,7 @@ export const workerStopped = failureRun({
       verdict: ledger.verdict(),
       longestGapS: ledger.longestGapS,
       recoveriesS: await recoveriesIn(server, stoppedAt),
+      allowedSetAside: held,
       allowedDuplicates: handedOver.filter((key) => isOfFirst(key, again)).length,
       broken: [
         ...brokenBy(gate.taken(), handedOver, before, await statesIn(server)),

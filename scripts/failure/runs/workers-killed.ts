@@ -49,6 +49,9 @@ export const workersKilled = failureRun({
         ...(unexplained.length > 0
           ? [`${unexplained.length} messages came twice although no dead worker had been sending them`]
           : []),
+        ...(recovery.recoveriesS.length === 0
+          ? ['nothing was in flight at a death, so this shows nothing']
+          : []),
         ...(p95 > RECOVERY_LIMIT_S
           ? [`messages moved again after ${p95} s (p95), ${RECOVERY_LIMIT_S} are promised`]
           : []),

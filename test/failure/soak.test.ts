@@ -1,0 +1,3 @@
+import { testShortForm } from '../support/failure-run.ts'
+
+testShortForm('soak')
