@@ -87,16 +87,30 @@ as $$
 $$;
 comment on function mail.suppressed_among(text[], text) is 'Which of the addresses, in lower case, get no mail in this stream now: the one look-up before mail is sent.';
 
+create function mail.unescaped(content text) returns text
+language sql immutable
+set search_path = pg_catalog, mail, pg_temp
+as $$
+  select case
+    when strpos(content, '\u00') = 0 then content
+    else (
+      select string_agg(part[1] || coalesce(chr(('x' || part[2])::bit(8)::integer), ''), '' order by place)
+      from regexp_matches(content, '(.*?)(?:\\u00([2-7][0-9a-f])|$)', 'gi') with ordinality as each (part, place)
+    )
+  end
+$$;
+comment on function mail.unescaped(text) is 'A text with the characters of ASCII that JSON has escaped: each encoder escapes others, some the @, some the +.';
+
 create function mail.mentions(content text, address text) returns boolean
 language sql immutable
 set search_path = pg_catalog, mail, pg_temp
 as $$
   select case
-    when strpos(lower(content), split_part(address, '@', 1)) = 0 then false
+    when strpos(lower(content), split_part(address, '@', 1)) = 0 and strpos(content, '\u00') = 0 then false
     else
-      -- The @ of JSON, of a URL and of quoted-printable; a line break or a byte in front of it is no part of it.
+      -- The @ of a URL and of quoted-printable; a line break or a byte in front of it is no part of it.
       replace(replace(replace(
-        regexp_replace(replace(lower(content), '\u0040', '@'), '\\(n|r|t|[0-3][0-7][0-7])', ' ', 'g'),
+        regexp_replace(mail.unescaped(lower(content)), '\\(n|r|t|[0-3][0-7][0-7])', ' ', 'g'),
         '%40', '@'), '=40', '@'), E'\t', ' ')
         ~ ('(?<![a-z0-9._+-])' || regexp_replace(address, '([^a-z0-9@])', '\\\1', 'g') || '(?![a-z0-9-]|\.[a-z0-9])')
   end

@@ -286,6 +286,24 @@ describe('erasing one leaves others alone', () => {
     assert.equal((await database.query('select from mail.attachment')).length, 0)
   })
 
+  test('an address is found however JSON has escaped it', async (t) => {
+    const database = await createTestDatabase(t)
+    const spelled = [
+      'ann+shop@example.net',
+      'ann\\u002Bshop\\u0040example.net',
+      '\\u0061nn\\u002bshop@example.n\\u0065t',
+    ]
+    for (const [index, to] of [...spelled, 'joann\\u002Bshop@example.net'].entries()) {
+      await database.query('insert into mail.outbox (message) values ($1::json)', [
+        `{"from":"shop@example.com","to":"${to}","subject":"${index}"}`,
+      ])
+    }
+    await erase(database, 'ann+shop@example.net')
+    assert.deepEqual(await database.query("select message ->> 'subject' as subject from mail.outbox"), [
+      { subject: '3' },
+    ])
+  })
+
   test('mail that waits at a door goes to the others, or not at all', async (t) => {
     const database = await createTestDatabase(t)
     await database.query(

@@ -85,6 +85,7 @@ export async function performFullDisk(scene: Scene, scale: FullDiskScale, on: On
       ...outage.broken,
     ],
     figures: {
+      ...crowding.figures(),
       'answers 503': clients.refused.get(503) ?? 0,
       'requests without an answer': clients.broken,
       'SQL statements refused': sqlRefused,

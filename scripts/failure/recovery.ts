@@ -25,5 +25,5 @@ export async function recoveryAfter({ query }: Queryable, kills: readonly Kill[]
   return { recoveriesS, ids: new Set(rows.map(({ id }) => id)) }
 }
 
-/** "Its messages move again in p95 ≤ 10 s" (docs/guarantees.md). */
+/** Within which messages of a dead worker move again (p95), as docs/guarantees.md promises. */
 export const RECOVERY_LIMIT_S = 10

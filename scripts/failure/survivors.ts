@@ -21,10 +21,15 @@ export async function takenOver({ query }: KillablePostgres): Promise<number> {
  * Whether this machine gave the run itself time to look: on a crowded one what comes late here says nothing about Sluice,
  * and is reported without being held against it.
  */
-export function watchCrowding(): { isCrowded(): boolean } {
+export function watchCrowding(): { isCrowded(): boolean; figures(): Record<string, string> } {
   const delays = monitorEventLoopDelay({ resolution: 20 })
   delays.enable()
-  return { isCrowded: () => delays.max > CROWDED_NS }
+  const isCrowded = () => delays.max > CROWDED_NS
+  return {
+    isCrowded,
+    figures: (): Record<string, string> =>
+      isCrowded() ? { 'not judged, as others kept this run from looking': 'what had no answer in time' } : {},
+  }
 }
 
 const CROWDED_NS = 500e6

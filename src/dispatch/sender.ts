@@ -20,6 +20,7 @@ import { isRelay, type Outgoing, type SendOutcome, type StillOurs, type Transpor
 const UNREACHABLE_DELAY_MS = 1_000
 /** After a fault the provider is asked about before every claim for so long: others may have opened its breaker. */
 const WARY_MS = 2_000
+const UNFORESEEN_LOG = 'sending failed in an unforeseen way'
 const UNFORESEEN = 'Sending failed in an unforeseen way; the log has the details.'
 
 export type SenderDeps = {
@@ -50,6 +51,8 @@ export class Sender {
   readonly #streamName: string
   readonly #onEnd: () => void
   readonly #inFlight = new Set<Promise<void>>()
+  /** Ids of the messages of requests under way, as long as nothing is known of them. */
+  readonly #unsettled = new Set<string>()
   readonly #abort = new AbortController()
   // These by performance.now(): the clock on the wall may be set.
   /** When the latest request ended. */
@@ -97,8 +100,21 @@ export class Sender {
     }
   }
 
-  /** Almost always one request; mail with attachments may need several, and then each goes when the one before is through. */
+  /** Ends with an outcome for each, whatever happens: what nobody foresaw must not end the process, and all its sends with it. */
   async #send(stream: Stream, transport: Transport, claims: readonly Claim[]): Promise<void> {
+    for (const { message } of claims) this.#unsettled.add(message.id)
+    try {
+      await this.#sendRequests(stream, transport, claims)
+    } catch (error) {
+      this.#deps.log.error({ provider: this.#provider, error }, UNFORESEEN_LOG)
+      for (const claim of claims) {
+        if (this.#unsettled.has(claim.message.id)) this.#settle(stream, claim, undefined)
+      }
+    }
+  }
+
+  /** Almost always one request; mail with attachments may need several, and then each goes when the one before is through. */
+  async #sendRequests(stream: Stream, transport: Transport, claims: readonly Claim[]): Promise<void> {
     let fault: SendOutcome | undefined
     const opened = claims.flatMap((claim) => this.#open(stream, claim) ?? [])
     for (const request of requestsOf(transport.batch, opened, ({ message }) => bytesToLoad(message))) {
@@ -195,7 +211,7 @@ export class Sender {
       }
       return only === undefined ? [] : [await transport.send(only, this.#abort.signal, isStillOurs)]
     } catch (error) {
-      this.#deps.log.error({ provider: this.#provider, error }, 'sending failed in an unforeseen way')
+      this.#deps.log.error({ provider: this.#provider, error }, UNFORESEEN_LOG)
       return outgoing.map(() => undefined)
     }
   }
@@ -210,6 +226,7 @@ export class Sender {
   /** `isSecret`: the outcome may quote mail that is sensitive. */
   #settle(stream: Stream, claim: Claim, outcome: SendOutcome | undefined, isSecret = false): void {
     const { job, message, worker, queue, closedMs } = claim
+    this.#unsettled.delete(message.id)
     const attempt: Attempt = {
       id: message.id,
       attempt: message.attempt,

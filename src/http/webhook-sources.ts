@@ -59,9 +59,9 @@ export function webhookSourceRoutes({ db }: Pick<AppDeps, 'db'>): Hono<AuthEnv> 
   })
 
   routes.delete('/:name', requireScope(), async (c) => {
-    const source = nameOf(c.req.param('name'))
-    if (!(await queries.deleteSource(db, source))) {
-      throw new ApiError('not_found', `There is no webhook source called ${source}.`)
+    const { data: source } = namePattern.safeParse(c.req.param('name'))
+    if (source === undefined || !(await queries.deleteSource(db, source))) {
+      throw new ApiError('not_found', 'Webhook source not found.')
     }
     return c.json({ object: 'webhook_source', name: source, deleted: true })
   })

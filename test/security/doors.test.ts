@@ -6,6 +6,7 @@ import { text } from 'node:stream/consumers'
 import { before, describe, test } from 'node:test'
 import type { Hono } from 'hono'
 import { METHOD_NAME_ALL } from 'hono/router'
+import type { Catalog } from '../../src/catalog.ts'
 import { type Database, openPool } from '../../src/db/pool.ts'
 import { createApp, createServiceApp } from '../../src/http/app.ts'
 import { scopesOf } from '../../src/http/auth.ts'
@@ -43,6 +44,7 @@ before(async (t) => {
     log,
     keyring: new Keyring(db, undefined),
     maxBodyBytes: 10_000,
+    catalog: { current: { streams: new Map() } as unknown as Catalog },
     readUnsubscribeToken: () => undefined,
     metrics,
   }
@@ -291,7 +293,7 @@ describe('every answer', () => {
   })
 
   test('about what is not there says no more than that', async () => {
-    const { key } = await createKey(db, { name: 'reader', scope: 'read' })
+    const { key } = await createKey(db, { name: 'all', scope: 'full' })
     const headers = { Authorization: `Bearer ${key}` }
     const ids = [
       '01890a5d-ac96-774b-bcce-b302099a8057',
@@ -301,10 +303,21 @@ describe('every answer', () => {
       "'",
       '%00',
     ]
-    const answers = []
-    for (const id of ids) answers.push(told(await ask({ path: `/emails/${id}`, headers })))
-    assert.equal(answers[0]?.status, 404)
-    for (const answer of answers) assert.deepEqual(answer, answers[0])
+    const ofOne = app.routes.filter(
+      ({ method, path, handler }) =>
+        ['GET', 'DELETE'].includes(method) && path.includes('/:') && scopesOf(handler) !== undefined,
+    )
+    const patterns = new Set(ofOne.map(({ method, path }) => `${method} ${path}`))
+    assert.ok(patterns.size > 12, [...patterns].join(', '))
+    for (const pattern of patterns) {
+      const [method = '', path = ''] = pattern.split(' ')
+      const answers = []
+      for (const id of ids) {
+        answers.push(told(await ask({ method, path: path.replaceAll(/:\w+(\{[^}]*\})?/g, id), headers })))
+      }
+      assert.equal(answers[0]?.status, 404, `${pattern}: ${answers[0]?.body}`)
+      for (const answer of answers) assert.deepEqual(answer, answers[0], pattern)
+    }
   })
 })
 

@@ -82,6 +82,10 @@ export function findingsOf(run: BurstRun): Findings {
 
 function brokenPromises({ load, arrivals }: BurstRun, tallies: readonly Tally[]): string[] {
   const broken: string[] = []
+  for (const { status, count } of load.order.refusals) {
+    if (status !== 0 && status !== 429 && status !== 503)
+      broken.push(`${count} orders were answered ${status}`)
+  }
   for (const { status, count } of load.reset.refusals) {
     if (status !== 0)
       broken.push(

@@ -65,6 +65,7 @@ export const backendsTerminated = failureRun({
         ...endedAmong([api, ...workers]),
       ],
       figures: {
+        ...crowding.figures(),
         'server processes ended': terminated,
         'taken over from workers': rescued,
         'answers 503': clients.refused.get(503) ?? 0,

@@ -42,7 +42,7 @@ const LIMITED_DOMAIN = 'limited.example'
 const LIMITED_EVERY = 40
 const SOURCES = 10
 const RESET_EVERY_MS = 500
-/** "Resident memory of a process under load" (docs/guarantees.md). */
+/** What a process may take under load, as docs/guarantees.md promises. */
 const MEMORY_MB = 300
 const INSERT_ROWS = 2_000
 
@@ -53,7 +53,7 @@ const INSERT_ROWS = 2_000
 export const dueAtOnce = failureRun<Scale>({
   name: 'due-at-once',
   promise:
-    'everything due at one moment goes out within every rate, in the order it came, fair to streams and senders alike, and urgent mail passes it by',
+    'everything due at one moment goes out within every rate, fair to streams and senders alike, and urgent mail passes it by',
   limitMinutes: 30,
   full: {
     messages: 100_000,

@@ -106,6 +106,7 @@ export const halfOpen = failureRun<Scale>({
         ...(heldUp > 0 ? [`${heldUp} server processes are left in a transaction that nobody continues`] : []),
       ],
       figures: {
+        ...crowding.figures(),
         episodes: episodes.length,
         'given up after s, at most': Math.max(...found.map(({ givenUpS }) => givenUpS)),
         'answers 503': clients.refused.get(503) ?? 0,

@@ -168,6 +168,7 @@ async function cutAgainAndAgain(
     recoveriesS,
     broken: [...faultsOf(report), ...(isLate ? [`${report.broken} requests had no answer in time`] : [])],
     figures: {
+      ...crowding.figures(),
       cuts: cutsS.join(', '),
       'caught up after s, at most': Math.max(...catchUpsS),
       'answers 503': report.refused.get(503) ?? 0,

@@ -89,6 +89,7 @@ export const slowFsync = failureRun({
           : []),
       ],
       figures: {
+        ...crowding.figures(),
         'answers 503': clients.refused.get(503) ?? 0,
         'sessions given up': lostSessions,
         ...Object.fromEntries(

@@ -24,7 +24,7 @@ const LEFT_MB = 80
 export const smtpFaults = failureRun({
   name: 'smtp-faults',
   promise:
-    'whatever a relay does, its mail comes to the right end, is sent twice only after the dot, and holds up nobody',
+    'whatever a relay does, its mail comes to the right end, is sent twice only after the dot, and no send lasts for ever',
   limitMinutes: 30,
   isOfPostgres: false,
   // Of each of 125 misdeeds.
