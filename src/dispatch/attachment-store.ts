@@ -17,11 +17,14 @@ const MB = 1_024 * 1_024
 /** Of attachments in flight. A mail of them is a third larger, and there are both at once. */
 const MAX_IN_FLIGHT_BYTES = 64 * MB
 const MAX_KEPT_BYTES = 32 * MB
+/** Since its latest use: mails of one campaign follow each other within seconds, and an invoice is used once. */
+const KEPT_MS = 60_000
 /** The driver has what it reads three times over, so large contents are read in pieces. */
 const MAX_READ_BYTES = 4 * MB
 
 export const NOTHING_HELD: Held = { contents: new Map(), release: () => undefined }
 
+type Kept = { readonly buffer: Buffer; readonly usedAt: number }
 type Load = { readonly content: StoredContent; readonly done: PromiseWithResolvers<Buffer | undefined> }
 
 /**
@@ -33,8 +36,9 @@ export class AttachmentStore {
   readonly #budget: ByteBudget
   readonly #maxKeptBytes: number
   /** By digest, the one used longest ago first. */
-  readonly #kept = new Map<string, Buffer>()
+  readonly #kept = new Map<string, Kept>()
   #keptBytes = 0
+  #sweep: NodeJS.Timeout | undefined
   readonly #loading = new Map<string, Promise<Buffer | undefined>>()
   #wanted: Load[] = []
 
@@ -72,8 +76,8 @@ export class AttachmentStore {
     const kept = this.#kept.get(content.sha256)
     if (kept !== undefined) {
       this.#kept.delete(content.sha256)
-      this.#kept.set(content.sha256, kept)
-      return kept
+      this.#kept.set(content.sha256, { buffer: kept.buffer, usedAt: performance.now() })
+      return kept.buffer
     }
     const loading = this.#loading.get(content.sha256)
     if (loading !== undefined) return loading
@@ -107,13 +111,25 @@ export class AttachmentStore {
 
   #keep(sha256: string, buffer: Buffer): void {
     if (buffer.length > this.#maxKeptBytes) return
-    this.#kept.set(sha256, buffer)
+    this.#kept.set(sha256, { buffer, usedAt: performance.now() })
     this.#keptBytes += buffer.length
-    for (const [oldest, old] of this.#kept) {
-      if (this.#keptBytes <= this.#maxKeptBytes) break
+    this.#drop()
+    this.#sweep ??= setTimeout(() => this.#sweepKept(), KEPT_MS).unref()
+  }
+
+  /** Without those that are too many, or were not used for long. */
+  #drop(): void {
+    const longAgo = performance.now() - KEPT_MS
+    for (const [oldest, { buffer, usedAt }] of this.#kept) {
+      if (this.#keptBytes <= this.#maxKeptBytes && usedAt > longAgo) break
       this.#kept.delete(oldest)
-      this.#keptBytes -= old.length
+      this.#keptBytes -= buffer.length
     }
+  }
+
+  #sweepKept(): void {
+    this.#drop()
+    this.#sweep = this.#kept.size === 0 ? undefined : setTimeout(() => this.#sweepKept(), KEPT_MS).unref()
   }
 }
 

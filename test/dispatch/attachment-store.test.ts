@@ -64,6 +64,28 @@ test('contents used longest ago make room for others', async () => {
   assert.equal(reads.length, 4)
 })
 
+test('what was not used for a minute or two is kept no longer', async (t) => {
+  const { read, reads, wanted } = shelf({ a: randomBytes(10), b: randomBytes(10) })
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  let now = 0
+  t.mock.method(performance, 'now', () => now)
+  const store = new AttachmentStore(read)
+  await hold(store, wanted('a', 'b'))
+  now = 50_000
+  await hold(store, wanted('b'))
+  assert.equal(reads.length, 1, 'kept')
+  now = 60_000
+  t.mock.timers.tick(60_000)
+  await hold(store, wanted('b'))
+  assert.equal(reads.length, 1, 'used ten seconds ago')
+  await hold(store, wanted('a'))
+  assert.equal(reads.length, 2, 'a minute ago')
+  now = 180_000
+  t.mock.timers.tick(120_000)
+  await hold(store, wanted('a', 'b'))
+  assert.equal(reads.length, 3, 'nothing had been used since')
+})
+
 test('a content that is gone, or not as long as the message says, is not there', async () => {
   const { read } = shelf({ short: randomBytes(5) })
   const store = new AttachmentStore(read)
