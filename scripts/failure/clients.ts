@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { orderMail, TEST_KEY } from '../../test/support/service.ts'
 import type { Ledger } from './ledger.ts'
+import type { Queryable } from './queryable.ts'
 
 export type ClientsReport = {
   /** Requests that broke: no answer, or half of one. */
@@ -140,10 +141,6 @@ async function request(
   }
 }
 
-type Queryable = {
-  query<Row extends object>(text: string, values?: unknown[]): Promise<Row[]>
-}
-
 const INSERT_ROWS = 1_000
 
 /** Hands over messages by SQL, each statement its own durable commit; one that fails is not acknowledged. */
@@ -201,6 +198,8 @@ export function faultsOf({ refused, doubled, weaker, unadvised }: ClientsReport)
   ]
 }
 
+/** Numbers of what is handed in by SQL, beside requests that count from 1. */
+export const FIRST_BY_SQL = 1_000_001
 const STEADY_MS = 200
 
 /** Appends by SQL at a steady rate until the signal; a statement that fails is not repeated, and its messages are nobody's. */

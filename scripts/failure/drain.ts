@@ -1,10 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { MessageState } from '../../src/states.ts'
 import type { Ledger } from './ledger.ts'
-
-type Queryable = {
-  query<Row extends object>(text: string, values?: unknown[]): Promise<Row[]>
-}
+import type { Queryable } from './queryable.ts'
 
 const LOOK_MS = 250
 /** Longer than every wait that the streams of a run know by default: a retry, a rescue, a breaker's cooldown. */

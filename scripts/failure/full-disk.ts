@@ -8,7 +8,7 @@ import { copySeed, makeTestDirectory, startTestServer } from '../../test/support
 import { eventually } from '../../test/support/eventually.ts'
 import { type KillablePostgres, startKillableIn } from '../../test/support/killable-postgres.ts'
 import type { SpawnedService } from '../../test/support/service.ts'
-import { type ClientsReport, faultsOf, insertSteadily, runClients } from './clients.ts'
+import { type ClientsReport, FIRST_BY_SQL, faultsOf, insertSteadily, runClients } from './clients.ts'
 import { untilDrained } from './drain.ts'
 import { processorS } from './process-size.ts'
 import type { Outcome, Scene } from './run.ts'
@@ -37,7 +37,6 @@ const SIZE_MB = { data: 300, wal: 192, both: 400 } as const
 const FEW_SEGMENTS = { min_wal_size: '32MB', max_wal_size: '64MB' }
 const SINK_DELAY_MS = 20
 const CLIENTS = 32
-const FIRST_BY_SQL = 1_000_001
 const SWITCH_MS = 200
 /** What people and machines look at while there is no room: some of it sorts, and would want a file for that. */
 const LOOKED_AT = ['/readyz', '/emails?limit=100', '/stats', '/metrics', '/dead-letters', '/healthz']

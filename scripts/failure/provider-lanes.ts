@@ -1,9 +1,6 @@
 import { orderMail } from '../../test/support/service.ts'
+import type { Queryable } from './queryable.ts'
 import type { Scene } from './run.ts'
-
-type Queryable = {
-  query<Row extends object>(text: string, values?: unknown[]): Promise<Row[]>
-}
 
 /** A provider and a stream of the same name that routes to it alone. */
 export type ProviderLane = {

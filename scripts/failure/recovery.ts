@@ -1,8 +1,5 @@
 import type { Kill } from './kills.ts'
-
-type Queryable = {
-  query<Row extends object>(text: string, values?: unknown[]): Promise<Row[]>
-}
+import type { Queryable } from './queryable.ts'
 
 export type Recovery = {
   /** Seconds from the death of a worker until each message it was sending was given to others. */

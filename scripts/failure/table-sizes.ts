@@ -1,6 +1,4 @@
-type Queryable = {
-  query<Row extends object>(text: string, values?: unknown[]): Promise<Row[]>
-}
+import type { Queryable } from './queryable.ts'
 
 /** A table with the daily partitions of its parent added up: a run at midnight has two of them. */
 export type TableSize = {

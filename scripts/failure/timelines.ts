@@ -1,6 +1,4 @@
-type Queryable = {
-  query<Row extends object>(text: string, values?: unknown[]): Promise<Row[]>
-}
+import type { Queryable } from './queryable.ts'
 
 export type Timeline = {
   readonly status: string

@@ -1,11 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { SpawnedService } from '../../test/support/service.ts'
 import { processSize } from './process-size.ts'
+import type { Queryable } from './queryable.ts'
 import type { Scene } from './run.ts'
-
-type Queryable = {
-  query<Row extends object>(text: string, values?: unknown[]): Promise<Row[]>
-}
 
 export type Vitals = {
   /** Resident memory of the largest process, in MB: at the end of the first quarter, and the most at any time. */

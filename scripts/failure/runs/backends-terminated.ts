@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { KillablePostgres } from '../../../test/support/killable-postgres.ts'
-import { faultsOf, insertAll, runClients } from '../clients.ts'
+import { FIRST_BY_SQL, faultsOf, insertAll, runClients } from '../clients.ts'
 import { untilDrained } from '../drain.ts'
 import { failureRun } from '../run.ts'
 import { startRecordingSink } from '../sink.ts'
@@ -13,7 +13,6 @@ const EACH_MS = 200
 const ALL_EACH = 10
 /** Of the messages by SQL, so many with each statement. */
 const INSERT_ROWS = 100
-const FIRST_BY_SQL = 1_000_001
 
 /**
  * Server processes are ended one after the other, whatever they are doing: claims, moves, commits, the sessions of workers.

@@ -1,16 +1,16 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { KillablePostgres } from '../../../test/support/killable-postgres.ts'
 import { percentile } from '../../bench/statistics.ts'
-import { faultsOf, insertSteadily, runClients } from '../clients.ts'
+import { FIRST_BY_SQL, faultsOf, insertSteadily, runClients } from '../clients.ts'
 import { untilDrained } from '../drain.ts'
 import { failureRun } from '../run.ts'
 import { startRecordingSink } from '../sink.ts'
 import { missingCompiler, type SlowDisk, startOnSlowDisk } from '../slow-disk.ts'
 import { spawnSluice } from '../sluice.ts'
 import { endedAmong, takenOver, watchCrowding } from '../survivors.ts'
+import { timesIn } from '../times-in.ts'
 
 const SINK_DELAY_MS = 20
-const FIRST_BY_SQL = 1_000_001
 const SLOW_MS = 200
 const SPIKE_MS = 2_000
 /** Less than a spike: callers wait no longer, and hear 503. */
@@ -71,7 +71,7 @@ export const slowFsync = failureRun({
     await untilDrained(server, ledger)
     const rescued = await takenOver(server)
     const lostSessions = services.reduce(
-      (sum, { output }) => sum + countOf(output(), 'worker session lost'),
+      (sum, { output }) => sum + timesIn(output(), 'worker session lost'),
       0,
     )
     return {
@@ -120,8 +120,4 @@ async function inSpikes(disk: SlowDisk, ms: number, seconds: number): Promise<vo
 async function registered({ query }: KillablePostgres): Promise<number> {
   const [row] = await query<{ number: number }>('select max(number)::integer as number from mail.worker')
   return row?.number ?? 0
-}
-
-function countOf(text: string, words: string): number {
-  return text.split(words).length - 1
 }

@@ -1,5 +1,6 @@
 import { eventually } from '../../../test/support/eventually.ts'
 import { insertMessages } from '../../../test/support/feedback.ts'
+import type { KillablePostgres } from '../../../test/support/killable-postgres.ts'
 import type { Ledger } from '../ledger.ts'
 import {
   callOf,
@@ -72,10 +73,9 @@ export const webhookStorm = failureRun({
   },
 })
 
-type Queryable = Awaited<ReturnType<typeof startPostgres>>
 type SentMessage = { readonly id: string; readonly recipient: string; readonly n: number }
 
-async function storeSent(server: Queryable, count: number): Promise<SentMessage[]> {
+async function storeSent(server: KillablePostgres, count: number): Promise<SentMessage[]> {
   const messages: SentMessage[] = []
   while (messages.length < count) {
     const first = messages.length
@@ -203,14 +203,14 @@ async function sendAll(
   return tally
 }
 
-async function isApplied(server: Queryable): Promise<boolean> {
+async function isApplied(server: KillablePostgres): Promise<boolean> {
   const rows = await server.query(`select from mail.feedback where state = 'waiting' limit 1`)
   return rows.length === 0
 }
 
 /** What the tables say, against what the genuine events mean. */
 async function compareStates(
-  server: Queryable,
+  server: KillablePostgres,
   messages: readonly SentMessage[],
   ledger: Ledger,
 ): Promise<string[]> {

@@ -8,6 +8,7 @@ import { untilDrained } from '../drain.ts'
 import { failureRun } from '../run.ts'
 import { startRecordingSink, type Verb } from '../sink.ts'
 import { spawnSluice, startPostgres } from '../sluice.ts'
+import { timesIn } from '../times-in.ts'
 
 /** What a send waits for while its worker is stopped. Only after the content has the relay the whole of a mail. */
 const STEPS = ['CONNECT', 'MAIL', 'DATA', 'content'] as const
@@ -58,7 +59,7 @@ export const workerStopped = failureRun({
     const before = await statesIn(server)
     gate.release()
     process.kill(sleeper.pid, 'SIGCONT')
-    const isOver = async () => countOf(sleeper, TOO_LATE) >= again + held
+    const isOver = async () => timesIn(sleeper.output(), TOO_LATE) >= again + held
     await eventually('the worker that slept has given up all its sends', isOver, LIMIT_MS)
     await untilDrained(server, ledger)
 
@@ -79,7 +80,7 @@ export const workerStopped = failureRun({
         'claimed by the stopped worker': again + held,
         'handed over before it stopped': handedOver.length,
         'handed over after it went on': gate.taken().length - handedOver.length,
-        'outcomes it could not write': countOf(sleeper, TOO_LATE),
+        'outcomes it could not write': timesIn(sleeper.output(), TOO_LATE),
       },
     }
   },
@@ -162,8 +163,4 @@ async function recoveriesIn({ query }: KillablePostgres, stoppedAt: number): Pro
 
 function isOfFirst(key: string, count: number): boolean {
   return Array.from({ length: count }, (_, n) => recipientOf(n + 1)).includes(key)
-}
-
-function countOf(service: SpawnedService, message: string): number {
-  return service.output().split(message).length - 1
 }
