@@ -13,7 +13,7 @@ COPY migrations migrations
 COPY src src
 USER node
 EXPOSE 3000
-# Takes longer than SLUICE_STOP_TIMEOUT_MS to be killed: docker stop --time 30.
+# What stops it has to wait for longer than SLUICE_STOP_TIMEOUT_MS before it kills: docker stop --time 30.
 STOPSIGNAL SIGTERM
 # A container that is only a worker answers where SLUICE_METRICS_PORT says.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
