@@ -141,12 +141,13 @@ test('what nobody measures any more is left out, not repeated', async (t) => {
     `insert into mail.depth (stage, stream, provider, ready, deferred, in_flight, measured_at, counted_ready, counted_net, counted_from)
      values ('dispatch', 'transactional', 'default', 9, 0, 0, now() - interval '5 minutes', 9, 0, now())`,
   )
-  const samples = await eventually('the age of the measure is seen', async () => {
+  const look = async () => {
     // What was under way when the functions went has written its rows by now.
     await database.query("update mail.depth set measured_at = now() - interval '5 minutes'")
     const seen = await scrape(service.url)
     return (seen.get('sluice_depth_age_seconds') ?? 0) >= 300 && seen
-  })
+  }
+  const samples = await eventually('the age of the measure is seen', look, 60_000)
   assert.deepEqual(
     [...samples.keys()].filter((name) => name.startsWith('sluice_waiting_')),
     [],
