@@ -95,7 +95,7 @@ as $$
     when strpos(content, '\u00') = 0 then content
     else (
       select string_agg(part[1] || coalesce(chr(('x' || part[2])::bit(8)::integer), ''), '' order by place)
-      from regexp_matches(content, '(.*?)(?:\\u00([2-7][0-9a-f])|$)', 'gi') with ordinality as each (part, place)
+      from regexp_matches(content, '(.*?)(?:\\u00([2-7][0-9a-fA-F])|$)', 'g') with ordinality as each (part, place)
     )
   end
 $$;
@@ -110,7 +110,7 @@ as $$
     else
       -- The @ of a URL and of quoted-printable; a line break or a byte in front of it is no part of it.
       replace(replace(replace(
-        regexp_replace(mail.unescaped(lower(content)), '\\(n|r|t|[0-3][0-7][0-7])', ' ', 'g'),
+        regexp_replace(lower(mail.unescaped(content)), '\\(n|r|t|[0-3][0-7][0-7])', ' ', 'g'),
         '%40', '@'), '=40', '@'), E'\t', ' ')
         ~ ('(?<![a-z0-9._+-])' || regexp_replace(address, '([^a-z0-9@])', '\\\1', 'g') || '(?![a-z0-9-]|\.[a-z0-9])')
   end

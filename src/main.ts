@@ -24,7 +24,7 @@ ${describeSettings()}
 /** What the service is made of, compiled for the next start. Where nothing may be written, each start compiles it. */
 const COMPILED = fileURLToPath(new URL('../node_modules/.cache/compiled', import.meta.url))
 
-/** V8 lets garbage gather up to three times what lives: this costs a twentieth of a worker's CPU, and saves a quarter of its memory. */
+/** Collects when the heap has grown by so much, where V8 would wait for up to three times what lives: more CPU, and a quarter less memory. */
 const HEAP_GROWTH = '--heap-growing-percent=70'
 
 /** What is still open by then, such as a socket to a server that hangs, does not keep the process. */

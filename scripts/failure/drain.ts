@@ -23,7 +23,9 @@ export async function untilDrained({ query }: Queryable, ledger: Ledger, stallMs
     const where = await placesOf(query).catch(() => undefined)
     if (where === '') break
     if (performance.now() - changedAt > stallMs) {
-      ledger.noteStuck(`nothing has moved for ${stallMs / 1_000} s, and there is ${where}`)
+      ledger.noteStuck(
+        `nothing has moved for ${stallMs / 1_000} s, and there is ${where ?? 'no answer of Postgres'}`,
+      )
       break
     }
     const now = JSON.stringify([where, ledger.delivered])

@@ -55,8 +55,7 @@ export class WorkerSession {
   #heartbeat: NodeJS.Timeout | undefined
   #reconnecting: Promise<void> | undefined
   #beating: Promise<void> | undefined
-  /** When the latest statement was sent that was answered under this session's lock. */
-  /** By performance.now(). */
+  /** When the latest statement was sent that was answered under this session's lock, by performance.now(). */
   #heldAt = Number.NEGATIVE_INFINITY
   /** The same by the clock on the wall. */
   #heldAtTime = Number.NEGATIVE_INFINITY
@@ -81,9 +80,8 @@ export class WorkerSession {
 
   /**
    * Whether what was claimed under this number cannot have been given to others yet. True at once while the latest
-   * beat is young; otherwise the server is asked, as after a sleep (a stopped process, a suspended
-   * machine, a link that was cut). False
-   * when it does not answer: then nobody here can know.
+   * beat is young; otherwise the server is asked, as after a sleep (a stopped process, a suspended machine, a link
+   * that was cut). False when it does not answer: then nobody here can know.
    */
   holds(number: number): boolean | Promise<boolean> {
     return this.#isSafe(number) || this.#ask(number)

@@ -38,7 +38,7 @@ export class AttachmentStore {
   /** By digest, the one used longest ago first. */
   readonly #kept = new Map<string, Kept>()
   #keptBytes = 0
-  #sweep: NodeJS.Timeout | undefined
+  #timer: NodeJS.Timeout | undefined
   readonly #loading = new Map<string, Promise<Buffer | undefined>>()
   #wanted: Load[] = []
 
@@ -114,7 +114,7 @@ export class AttachmentStore {
     this.#kept.set(sha256, { buffer, usedAt: performance.now() })
     this.#keptBytes += buffer.length
     this.#drop()
-    this.#sweep ??= setTimeout(() => this.#sweepKept(), KEPT_MS).unref()
+    this.#dropLater()
   }
 
   /** Without those that are too many, or were not used for long. */
@@ -127,9 +127,12 @@ export class AttachmentStore {
     }
   }
 
-  #sweepKept(): void {
-    this.#drop()
-    this.#sweep = this.#kept.size === 0 ? undefined : setTimeout(() => this.#sweepKept(), KEPT_MS).unref()
+  #dropLater(): void {
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined
+      this.#drop()
+      if (this.#kept.size > 0) this.#dropLater()
+    }, KEPT_MS).unref()
   }
 }
 

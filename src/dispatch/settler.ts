@@ -102,24 +102,23 @@ export class Settler {
     /** So many at the front failed together, and one of them may be what the database refuses: one by one they find out. */
     let suspects = 0
     while (this.#waiting.length > 0) {
-      const isSingle = suspects > 0
-      if (!isSingle && performance.now() - this.#wroteAt < GATHER_MS) await delay(GATHER_MS)
-      const bundle = this.#waiting.splice(0, isSingle ? 1 : BUNDLE)
-      suspects = Math.max(0, suspects - 1)
+      if (suspects === 0 && performance.now() - this.#wroteAt < GATHER_MS) await delay(GATHER_MS)
+      const bundle = this.#waiting.splice(0, suspects > 0 ? 1 : BUNDLE)
       try {
         await this.#writeBundle(bundle)
         this.#wroteAt = performance.now()
         failures = 0
+        suspects = Math.max(0, suspects - 1)
       } catch (error) {
         const isLasting = isLastingFault(error)
         if (isLasting && bundle.length === 1) {
           const left = bundle.flatMap((outcome) => this.#reduced(outcome, error))
           this.#waiting.unshift(...left)
-          suspects += left.length
+          suspects = Math.max(0, suspects - 1) + left.length
           continue
         }
         this.#waiting.unshift(...bundle)
-        suspects = isLasting ? bundle.length : suspects + (isSingle ? 1 : 0)
+        if (isLasting) suspects = bundle.length
         this.#log[failures === 0 ? 'warn' : 'debug'](
           { error, outcomes: this.#waiting.length },
           'could not settle yet',
