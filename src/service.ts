@@ -18,13 +18,12 @@ import { openMetricsServer } from './http/metrics-server.ts'
 import { type HttpServer, listen } from './http/server.ts'
 import { Acceptor } from './intake/accept.ts'
 import { acceptMany } from './intake/accept-many.ts'
-import { createMoverLoop } from './intake/mover.ts'
+import { createMover, type Mover } from './intake/mover.ts'
 import { PressureGauge } from './intake/pressure.ts'
 import { KeyUse } from './keys/key-use.ts'
 import { Keyring } from './keys/keyring.ts'
 import { holdOnce, Lifeline } from './lifeline.ts'
 import type { Log } from './log.ts'
-import type { Loop } from './loop.ts'
 import { DEFAULT_MESSAGE_LIMITS, type MessageLimits } from './message/message-schema.ts'
 import { Meter } from './meter.ts'
 import { createMetrics, type Metrics } from './metrics/metrics.ts'
@@ -233,10 +232,10 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
   }
 }
 
-function createIntake(core: Core): { acceptor: Acceptor; mover: Loop } {
+function createIntake(core: Core): { acceptor: Acceptor; mover: Mover } {
   const { db, boss, bells, meter, catalog, log } = core
-  const acceptor: Acceptor = new Acceptor(db, core.process, () => mover.bell.ring())
-  const mover: Loop = createMoverLoop({
+  const acceptor: Acceptor = new Acceptor(db, core.process, (lane) => mover.wake(lane))
+  const mover: Mover = createMover({
     db,
     boss,
     bells,
@@ -313,7 +312,7 @@ function createReceiver({ db, boss, bells, log, config, clock }: Core): Receiver
 
 type Doors = {
   readonly acceptor: Acceptor
-  readonly mover: Loop
+  readonly mover: Mover
   readonly pressure: PressureGauge
   readonly receiver: Receiver
   readonly notifier: Notifier
@@ -345,7 +344,7 @@ async function openApi(
     messageLimits: limitsOf(config),
     sealer: core.sealer,
     accept: (row, options) => acceptor.accept(row, options),
-    acceptMany: (many) => acceptMany({ db, wakeMover: () => mover.bell.ring() }, many),
+    acceptMany: (many) => acceptMany({ db, wakeMover: () => mover.wake('all') }, many),
     bulk: { maxBytes: config.maxBulkBytes, ...BULK },
     admit: (stream) => pressure.admit(stream),
     receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),

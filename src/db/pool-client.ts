@@ -1,6 +1,7 @@
 import type { Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import { Client, type ClientConfig, DatabaseError } from 'pg'
+import { Client, type ClientConfig, DatabaseError, type QueryResult } from 'pg'
+import { BeginningQuery } from './beginning-query.ts'
 import { ConnectionError } from './connection-error.ts'
 import type { NoteFault } from './server-trouble.ts'
 import type { SilenceWatch } from './silence.ts'
@@ -9,6 +10,7 @@ import type { SilenceWatch } from './silence.ts'
 const QUERY_TIMEOUT_MS = 30_000
 /** Without an answer for so long, and each time so much later, the server is asked whether there will be one. */
 const DOUBT_MS = 3_000
+const BEGUN = { command: 'BEGIN', rowCount: null, oid: 0, fields: [], rows: [] } satisfies QueryResult
 /** One that is on its way may still arrive. */
 const LAST_CHANCE_MS = 1_000
 
@@ -47,6 +49,8 @@ export class PoolClient extends Client {
   readonly #startedAt = performance.now()
   #isLost = false
   #isServer = false
+  /** A transaction was begun that the server knows nothing of yet: `begin` goes with its first statement. */
+  #isBeginning = false
   /** When the server was last heard, by `performance.now()`. */
   heardAt = this.#startedAt
 
@@ -69,14 +73,33 @@ export class PoolClient extends Client {
   // biome-ignore lint/suspicious/noExplicitAny: the driver's own signature has a dozen overloads
   override query(...args: any[]): any {
     const callback = typeof args.at(-1) === 'function' ? args.pop() : undefined
+    const answer = this.#answerOf(this.#run(args))
+    if (callback === undefined) return answer
+    answer.then((result) => callback(undefined, result), callback)
+  }
+
+  async #run(args: unknown[]): Promise<unknown> {
     const [text, values] = args
+    if (text === 'begin') {
+      this.#isBeginning = true
+      return BEGUN
+    }
+    const isFirst = this.#isBeginning
+    this.#isBeginning = false
+    if (isFirst && (text === 'commit' || text === 'rollback'))
+      return { ...BEGUN, command: text.toUpperCase() }
     // A name belongs to one server connection, and through a pooler the next transaction may be on another.
     const isPreparable = this.#options.isPooled !== true && typeof text === 'string' && Array.isArray(values)
     const name = isPreparable ? preparedNameOf(text) : undefined
-    if (name !== undefined) args.splice(0, 2, { name, text, values })
-    const answer = this.#answerOf(super.query(...(args as Parameters<Client['query']>)))
-    if (callback === undefined) return answer
-    answer.then((result) => callback(undefined, result), callback)
+    if (name === undefined) {
+      if (isFirst) await super.query('begin')
+      return super.query(...(args as Parameters<Client['query']>))
+    }
+    const hot = { name, text: text as string, values: values as unknown[] }
+    if (!isFirst) return super.query(hot)
+    return new Promise((resolve, reject) => {
+      super.query(new BeginningQuery(hot, (error, result) => (error ? reject(error) : resolve(result))))
+    })
   }
 
   async #answerOf(running: unknown): Promise<unknown> {

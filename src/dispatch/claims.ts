@@ -8,6 +8,7 @@ import type { Meter } from '../meter.ts'
 import { type Boss, within } from '../queue/boss.ts'
 import type { Look, QueueFront } from '../queue/queue-front.ts'
 import { jobPriority } from '../queue/queues.ts'
+import { isUrgent } from '../urgency.ts'
 import { type PutBack, putBackLimited, type Turn } from './domain-limits.ts'
 import * as queries from './queries.ts'
 import { withoutSuppressed } from './suppression.ts'
@@ -82,7 +83,7 @@ export async function claimMail(
       })
       const putBack = await putBackLimited(
         trx,
-        { limits: catalog.current.domainLimits, provider, isUrgent: stream.priority <= 3 },
+        { limits: catalog.current.domainLimits, provider, isUrgent: isUrgent(stream) },
         taking.map(({ message, job }) => ({ message, turn: job.data ?? undefined })),
       )
       // A job whose message may not be sent (canceled, suppressed, sent already) has nothing left to do.

@@ -1,9 +1,12 @@
 import { reached } from '../crash-point.ts'
-import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import type { Database } from '../db/pool.ts'
 import { ApiError } from '../errors.ts'
 import type { Message } from '../message/message.ts'
+import { isUrgent } from '../urgency.ts'
+import { notAccepted, unavailable } from './acceptance-errors.ts'
+import { Appender, FLUSH_CHARS } from './appender.ts'
 import { CONFLICT_CODE, type MoveOutcome } from './idempotency.ts'
+import type { MoverLane } from './mover.ts'
 import * as queries from './queries.ts'
 
 /**
@@ -15,9 +18,6 @@ import * as queries from './queries.ts'
  * its idempotency key. If the wait ends without news, the answer is 503, never a false "durable".
  */
 
-const FLUSH_ROWS = 500
-/** One statement is one string: a burst of large mail must not grow it past what can be held. */
-const FLUSH_CHARS = 16 * 1_024 * 1_024
 /** Mail held for callers who wait: past it new mail is refused, or a database that hangs would fill the memory. */
 const HELD_CHARS = 64 * 1_024 * 1_024
 /** First look for a row that our own mover did not meet; doubles up to the last. */
@@ -37,11 +37,6 @@ export type AcceptOptions = {
   readonly timeoutMs: number
 }
 
-type Pending = {
-  readonly row: queries.IntakeRow
-  readonly appended: PromiseWithResolvers<void>
-}
-
 type Waiter = {
   readonly row: queries.IntakeRow
   readonly moved: PromiseWithResolvers<MoveOutcome>
@@ -50,20 +45,17 @@ type Waiter = {
 
 export class Acceptor {
   readonly #db: Database
-  readonly #process: string
-  readonly #wakeMover: () => void
-  readonly #pending: Pending[] = []
+  readonly #appenders: { readonly urgent: Appender; readonly others: Appender }
   readonly #waiting = new Map<string, Waiter>()
   #heldChars = 0
-  #flushing = false
   #lookTimer: NodeJS.Timeout | undefined
   #lookMs = FIRST_LOOK_MS
 
   /** `process` is the name under which this process's mover takes its own rows first. */
-  constructor(db: Database, process: string, wakeMover: () => void) {
+  constructor(db: Database, process: string, wakeMover: (lane: MoverLane) => void) {
     this.#db = db
-    this.#process = process
-    this.#wakeMover = wakeMover
+    const appenderTo = (lane: MoverLane) => new Appender({ db, process, onAppended: () => wakeMover(lane) })
+    this.#appenders = { urgent: appenderTo('urgent'), others: appenderTo('all') }
   }
 
   /** Throws an ApiError: 409 for a key used with another message, 503 when it could not be accepted in time. */
@@ -94,8 +86,9 @@ export class Acceptor {
       ? { row, moved: Promise.withResolvers(), since: performance.now() }
       : undefined
     if (waiter !== undefined) this.#waiting.set(row.id, waiter)
-    const isAppended = await Promise.race([this.#append(row).then(() => true), deadline])
-    if (isAppended === undefined) throw this.#withdraw(row) ? notAccepted() : unavailable(undefined)
+    const appender = this.#appenderOf(row)
+    const isAppended = await Promise.race([appender.append(row).then(() => true), deadline])
+    if (isAppended === undefined) throw appender.withdraw(row) ? notAccepted() : unavailable(undefined)
     if (waiter === undefined) return buffered
     this.#lookLater()
     const outcome = await Promise.race([waiter.moved.promise, deadline])
@@ -118,49 +111,9 @@ export class Acceptor {
     for (const [id, outcome] of outcomes) this.#waiting.get(id)?.moved.resolve(outcome)
   }
 
-  #append(row: queries.IntakeRow): Promise<void> {
-    const pending: Pending = { row, appended: Promise.withResolvers() }
-    this.#pending.push(pending)
-    if (!this.#flushing) void this.#flush()
-    return pending.appended.promise
-  }
-
-  /** True when the row had not left for the database: nobody will send it. */
-  #withdraw(row: queries.IntakeRow): boolean {
-    const index = this.#pending.findIndex((each) => each.row === row)
-    if (index >= 0) this.#pending.splice(index, 1)
-    return index >= 0
-  }
-
-  /** One append at a time: whatever arrives meanwhile goes with the next, so batches grow with the load. */
-  async #flush(): Promise<void> {
-    this.#flushing = true
-    while (this.#pending.length > 0) {
-      const batch = this.#pending.splice(0, this.#countForFlush())
-      try {
-        await queries.appendToIntake(
-          this.#db,
-          batch.map((each) => each.row),
-          this.#process,
-        )
-        reached('intake.appended')
-        this.#wakeMover()
-        for (const each of batch) each.appended.resolve()
-      } catch (error) {
-        const refusal = isDatabaseUnavailable(error) ? unavailable(error) : error
-        for (const each of batch) each.appended.reject(refusal)
-      }
-    }
-    this.#flushing = false
-  }
-
-  #countForFlush(): number {
-    let chars = 0
-    const overfull = this.#pending.slice(0, FLUSH_ROWS).findIndex(({ row }) => {
-      chars += row.message.length
-      return chars > FLUSH_CHARS
-    })
-    return overfull === -1 ? FLUSH_ROWS : Math.max(overfull, 1)
+  /** What is urgent is not appended, and not moved, in company of hundreds that are not. */
+  #appenderOf(row: queries.IntakeRow): Appender {
+    return isUrgent(row) ? this.#appenders.urgent : this.#appenders.others
   }
 
   #answer(row: queries.IntakeRow, outcome: MoveOutcome | undefined): Accepted {
@@ -238,20 +191,4 @@ function outcomeOf(row: queries.FoundRow): MoveOutcome {
   if (row.refused_code !== null) return { kind: 'dead', reason: row.refused_reason ?? '' }
   if (row.is_stored || row.first_id === null || row.first_id === row.id) return { kind: 'stored' }
   return row.is_same === true ? { kind: 'replayed', firstId: row.first_id } : { kind: 'conflict' }
-}
-
-function unavailable(cause: unknown): ApiError {
-  return new ApiError(
-    'service_unavailable',
-    'The email could not be stored durably in time. It may still be sent: repeat the request with the same Idempotency-Key to be sure that it goes out once.',
-    { retryAfterS: 2, cause },
-  )
-}
-
-function notAccepted(): ApiError {
-  return new ApiError(
-    'service_unavailable',
-    'The email was not accepted: more mail waits for the database than can be held, or it did not answer in time. Repeat the request.',
-    { retryAfterS: 2 },
-  )
 }

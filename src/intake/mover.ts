@@ -14,6 +14,7 @@ import type { Boss } from '../queue/boss.ts'
 import { announceProcessing, enqueueProcessing } from '../queue/processing-jobs.ts'
 import { QueueFront } from '../queue/queue-front.ts'
 import { NO_KEYS, type Sealer } from '../sealer.ts'
+import { URGENT_PRIORITY } from '../urgency.ts'
 import { uuid7 } from '../uuid7.ts'
 import { settleAttachments } from './attachments.ts'
 import { type ExaminedRow, examine, refuse } from './examine.ts'
@@ -61,24 +62,52 @@ export type MoverDeps = {
   readonly front?: QueueFront
 }
 
-/** How often the doors are looked at by themselves, for rows that SQL writers append unannounced. */
-const IDLE_MS = 100
+/** How often the doors are looked at by themselves, for rows that SQL writers append unannounced; the urgent lane need not. */
+const IDLE_MS = { all: 100, urgent: 1_000 }
 
-/** Every process runs one: the API's own makes durable answers quick. */
-export function createMoverLoop(
-  deps: MoverDeps & { log: Log; onMoved: (outcomes: ReadonlyMap<string, MoveOutcome>) => void },
-): Loop {
+/** `urgent`: only what is urgent, at the same time, which then need not wait for the hundreds that are being moved. */
+export type MoverLane = 'all' | 'urgent'
+
+/** Every process has one: the API's own makes durable answers quick. */
+export type Mover = {
+  start(): void
+  /** Resolves when what is under way was moved. */
+  stop(): Promise<void>
+  /** Rows were appended. */
+  wake(lane: MoverLane): void
+}
+
+type MoverOptions = MoverDeps & {
+  readonly log: Log
+  readonly onMoved: (outcomes: ReadonlyMap<string, MoveOutcome>) => void
+}
+
+export function createMover(options: MoverOptions): Mover {
+  const lanes = { all: createLane(options, 'all'), urgent: createLane(options, 'urgent') }
+  const loops = Object.values(lanes)
+  return {
+    start: () => {
+      for (const loop of loops) loop.start()
+    },
+    stop: async () => {
+      await Promise.all(loops.map((loop) => loop.stop()))
+    },
+    wake: (lane) => lanes[lane].bell.ring(),
+  }
+}
+
+function createLane(options: MoverOptions, lane: MoverLane): Loop {
   let oneByOne = false
   const front = new QueueFront(LATE_ROWS)
   return new Loop({
-    name: 'mover',
-    log: deps.log,
-    idleMs: IDLE_MS,
+    name: lane === 'all' ? 'mover' : `mover ${lane}`,
+    log: options.log,
+    idleMs: IDLE_MS[lane],
     round: async () => {
       try {
-        const { outcomes, isFull } = await moveBatch({ ...deps, front }, { oneByOne })
+        const { outcomes, isFull } = await moveBatch({ ...options, front }, { oneByOne, lane })
         oneByOne = false
-        deps.onMoved(outcomes)
+        options.onMoved(outcomes)
         return isFull
       } catch (error) {
         // A row that the database will not have must not hold the others: the next round finds it.
@@ -101,10 +130,10 @@ export type Moved = {
  */
 export async function moveBatch(
   deps: MoverDeps,
-  { oneByOne = false }: { oneByOne?: boolean } = {},
+  { oneByOne = false, lane = 'all' }: { oneByOne?: boolean; lane?: MoverLane } = {},
 ): Promise<Moved> {
   const { outcomes, rows, isFull, taken } = await inTransaction(deps.db, async (trx) => {
-    const taken = await take(trx, deps)
+    const taken = await take(trx, deps, lane)
     if (taken.length > 0) reached('mover.taken')
     const examined = await settleAttachments(trx, await examineBatch(deps, taken))
     const settled = await settleIdempotency(trx, examined, deps.isAwaited)
@@ -126,11 +155,16 @@ export async function moveBatch(
   return { outcomes, isFull }
 }
 
-async function take(trx: Transaction, { front, process }: MoverDeps): Promise<queries.TakenRow[]> {
-  if (front === undefined) return queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, process)
+async function take(
+  trx: Transaction,
+  { front, process }: MoverDeps,
+  lane: MoverLane,
+): Promise<queries.TakenRow[]> {
+  const limits = { rows: BATCH_ROWS, bytes: BATCH_BYTES, maxRank: lane === 'urgent' ? URGENT_PRIORITY : 9 }
+  if (front === undefined) return queries.takeBatch(trx, limits, process)
   const look = front.begin()
   const startedAt = performance.now()
-  const taken = await queries.takeBatch(trx, BATCH_ROWS, BATCH_BYTES, process, look)
+  const taken = await queries.takeBatch(trx, limits, process, look)
   const found = taken.map(({ rank, seq }) => ({ priority: rank, position: Number(seq) }))
   front.end(look, performance.now() - startedAt, found)
   return taken

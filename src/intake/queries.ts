@@ -57,16 +57,22 @@ export async function appendToIntake(db: Database, rows: readonly IntakeRow[], m
  */
 const AWAITED_S = 5
 
+export type TakeLimits = {
+  readonly rows: number
+  readonly bytes: number
+  /** The least urgent priority that is taken. */
+  readonly maxRank: number
+}
+
 /**
- * Takes the next rows of both doors, urgent first, at most `limit` of each and about `maxBytes` of each
+ * Takes the next rows of both doors, urgent first, at most so many rows and about so many bytes of each
  * (always at least one). Rows another mover holds are passed over, and so are rows that callers in another
  * process wait for, as long as they are fresh: that process answers them sooner when it moves them itself.
  * The look tells from where on, in sequence numbers (see queue-front.ts).
  */
 export async function takeBatch(
   trx: Transaction,
-  limit: number,
-  maxBytes: number,
+  limits: TakeLimits,
   mover: string,
   look: Look = WHOLE_LOOK,
 ): Promise<TakenRow[]> {
@@ -82,9 +88,9 @@ export async function takeBatch(
           place,
           sum(bytes) over (order by rank, seq) as bytes_so_far,
           row_number() over (order by rank, seq) as nth
-        from (${nextRows(table, limit, mover, look)}) free
+        from (${nextRows(table, limits, mover, look)}) free
       ) sized
-      where bytes_so_far <= ${sql.lit(maxBytes)} or nth = 1
+      where bytes_so_far <= ${sql.lit(limits.bytes)} or nth = 1
     ))
     -- The owner of the table may have written any time into it, 'infinity' too.
     returning id, seq, least(greatest(received_at, now() - interval '30 days'), now()) as received_at, priority, stream, idempotency_key, source, message::text as message,
@@ -100,30 +106,36 @@ export async function takeBatch(
 }
 
 /** From the very start of the door; or from its front, a priority at a time, so that each part is one range of the index. */
-function nextRows(table: 'intake' | 'outbox', limit: number, mover: string, look: Look): RawBuilder<unknown> {
+function nextRows(
+  table: 'intake' | 'outbox',
+  { rows, maxRank }: TakeLimits,
+  mover: string,
+  look: Look,
+): RawBuilder<unknown> {
   const row = sql`ctid as place, seq, coalesce(priority, 5::smallint) as rank, octet_length(message::text) as bytes`
   const isFree = sql`(mover is null or mover = ${mover}::uuid or received_at < clock_timestamp() - interval '250 milliseconds')`
   if (look.isWhole) {
     return sql`
       select ${row}
       from ${sql.table(`mail.${table}`)}
-      where ${isFree}
+      where ${isFree} and coalesce(priority, 5::smallint) <= ${sql.lit(maxRank)}
       order by coalesce(priority, 5::smallint), seq
-      limit ${sql.lit(limit)}
+      limit ${sql.lit(rows)}
       for update skip locked`
   }
+  const from = look.from.slice(0, maxRank + 1).map((seq) => seq ?? 0)
   return sql`
     select row.*
-    from unnest(${look.from.map((seq) => seq ?? 0)}::bigint[]) with ordinality as front (seq, place)
+    from unnest(${from}::bigint[]) with ordinality as front (seq, place)
     cross join lateral (
       select ${row}
       from ${sql.table(`mail.${table}`)}
       where coalesce(priority, 5::smallint) = front.place - 1 and seq >= front.seq and ${isFree}
       order by seq
-      limit ${sql.lit(limit)}
+      limit ${sql.lit(rows)}
       for update skip locked
     ) row
-    limit ${sql.lit(limit)}`
+    limit ${sql.lit(rows)}`
 }
 
 export type KeyedRow = {

@@ -73,6 +73,12 @@ export async function storeFetchedSealed(trx: Transaction, id: string, sealed: s
 }
 
 /**
+ * For the whole transaction: its commit need not wait for the disk, as what a crash of Postgres undoes is simply made again.
+ * The next commit that does wait, as that of a claim for sending, puts on the disk all that was committed before it.
+ */
+const relaxed = sql`relaxed as materialized (select set_config('synchronous_commit', 'off', true))`
+
+/**
  * Notes who works on these jobs, so that they can be given back if this process dies. Throws a
  * NotRegisteredError when this worker was taken for dead: under its old number nobody would look for them.
  */
@@ -83,9 +89,7 @@ export async function recordClaims(
   worker: number,
 ): Promise<void> {
   const { rows } = await sql`/* processing.record_claims */
-    with me as materialized (${registration(worker)}),
-    -- The commit need not wait for the disk: a claim that a crash of Postgres undoes is simply made again.
-    relaxed as materialized (select set_config('synchronous_commit', 'off', true))
+    with me as materialized (${registration(worker)}), ${relaxed}
     insert into mail.claim (queue, job_id, worker)
     select ${queue}, job_id, me.number
     from me cross join relaxed cross join unnest(${jobIds}::uuid[]) as job_id
@@ -95,6 +99,7 @@ export async function recordClaims(
   if (rows.length === 0) throw new NotRegisteredError(worker)
 }
 
+/** How many were this worker's; the transaction is one that may be made again. */
 export async function releaseClaims(
   trx: Transaction,
   queue: string,
@@ -102,7 +107,9 @@ export async function releaseClaims(
   worker: number,
 ): Promise<number> {
   const { rows } = await sql`/* processing.release_claims */
+    with ${relaxed}
     delete from mail.claim
+    using relaxed
     where queue = ${queue} and job_id = any (${jobIds}::uuid[]) and worker = ${worker}
     returning 1
   `.execute(trx)

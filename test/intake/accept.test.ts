@@ -24,7 +24,7 @@ before(async (t) => {
 
 test('a durable answer waits until the message is committed to a logged table', async () => {
   const bell = Promise.withResolvers<void>()
-  const acceptor = new Acceptor(intake.db, intake.process, bell.resolve)
+  const acceptor = new Acceptor(intake.db, intake.process, () => bell.resolve())
   const row = intakeRow()
   const accepted = acceptor.accept(row, DURABLE)
   await bell.promise
@@ -64,7 +64,7 @@ test('a caller with a key who allows it is answered buffered when the time is ov
 
 test('a row that another process moved is answered durable', async () => {
   const bell = Promise.withResolvers<void>()
-  const acceptor = new Acceptor(intake.db, intake.process, bell.resolve)
+  const acceptor = new Acceptor(intake.db, intake.process, () => bell.resolve())
   const row = intakeRow()
   const accepted = acceptor.accept(row, DURABLE)
   await bell.promise
@@ -74,7 +74,7 @@ test('a row that another process moved is answered durable', async () => {
 
 test('a row that another process is still moving is not answered durable', async () => {
   const bell = Promise.withResolvers<void>()
-  const acceptor = new Acceptor(intake.db, intake.process, bell.resolve)
+  const acceptor = new Acceptor(intake.db, intake.process, () => bell.resolve())
   const row = intakeRow()
   const accepted = acceptor.accept(row, { mayBuffer: false, timeoutMs: 600 })
   await bell.promise
@@ -147,6 +147,33 @@ test('requests of one moment are appended in few statements', async () => {
   await intake.move()
 })
 
+test('what is urgent is appended while others are, and wakes a mover of its own', async () => {
+  const underWay = Promise.withResolvers<void>()
+  const answered = Promise.withResolvers<void>()
+  let statements = 0
+  const db = intake.db.withPlugin({
+    transformQuery: ({ node }: { node: RootOperationNode }) => node,
+    transformResult: async ({ result }: { result: QueryResult<UnknownRow> }) => {
+      statements += 1
+      if (statements > 1) return result
+      underWay.resolve()
+      await answered.promise
+      return result
+    },
+  })
+  const woken: string[] = []
+  const acceptor = new Acceptor(db, intake.process, (lane) => woken.push(lane))
+  const buffered = { mayBuffer: true, timeoutMs: 10_000 }
+  const order = acceptor.accept(intakeRow({ priority: 4 }), buffered)
+  await underWay.promise
+  await acceptor.accept(intakeRow({ priority: 3 }), buffered)
+  assert.deepEqual(woken, ['urgent'])
+  answered.resolve()
+  await order
+  assert.deepEqual(woken, ['urgent', 'all'])
+  await intake.move()
+})
+
 test('a burst of large mail is spread over statements of bounded size', async () => {
   const { db, statements } = watched(intake.db)
   const acceptor = new Acceptor(db, intake.process, () => undefined)
@@ -205,7 +232,7 @@ test('more mail than may be held is refused at once, and room is made by what en
 test('a look for rows that others moved does not send their bodies again', async () => {
   const bell = Promise.withResolvers<void>()
   const { db, statements } = watched(intake.db)
-  const acceptor = new Acceptor(db, intake.process, bell.resolve)
+  const acceptor = new Acceptor(db, intake.process, () => bell.resolve())
   const row = intakeRow({ message: orderMail({ html: 'x'.repeat(1_000_000) }) })
   const accepted = acceptor.accept(row, DURABLE)
   await bell.promise
@@ -219,7 +246,7 @@ test('a look for rows that others moved does not send their bodies again', async
 test('a look sends the bodies of keyed rows in bounded statements', async () => {
   const bell = Promise.withResolvers<void>()
   const { db, statements } = watched(intake.db)
-  const acceptor = new Acceptor(db, intake.process, bell.resolve)
+  const acceptor = new Acceptor(db, intake.process, () => bell.resolve())
   const html = 'x'.repeat(5_000_000)
   const accepted = Array.from({ length: 5 }, (_, n) =>
     acceptor.accept(intakeRow({ idempotencyKey: `large ${n}`, message: orderMail({ html }) }), {
@@ -250,7 +277,7 @@ async function whileLocked<T>(table: string, work: () => Promise<T>): Promise<T>
 
 async function acceptAndMoveElsewhere(row: ReturnType<typeof intakeRow>) {
   const bell = Promise.withResolvers<void>()
-  const acceptor = new Acceptor(intake.db, intake.process, bell.resolve)
+  const acceptor = new Acceptor(intake.db, intake.process, () => bell.resolve())
   const [accepted] = await Promise.all([
     acceptor.accept(row, DURABLE),
     bell.promise.then(() => intake.move()),

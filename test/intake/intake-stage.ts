@@ -2,7 +2,7 @@ import { randomUUID, randomUUIDv7 } from 'node:crypto'
 import { readCatalog } from '../../src/catalog.ts'
 import { openPool } from '../../src/db/pool.ts'
 import type { MoveOutcome } from '../../src/intake/idempotency.ts'
-import { type MoverDeps, moveBatch } from '../../src/intake/mover.ts'
+import { type MoverDeps, type MoverLane, moveBatch } from '../../src/intake/mover.ts'
 import type { IntakeRow } from '../../src/intake/queries.ts'
 import { createLog } from '../../src/log.ts'
 import { Meter } from '../../src/meter.ts'
@@ -35,8 +35,11 @@ export async function openIntake(database: TestDatabase) {
     log,
     process,
     /** One batch, as the mover of another process would move it unless told who is awaited. */
-    move: (isAwaited: MoverDeps['isAwaited'] = () => false): Promise<ReadonlyMap<string, MoveOutcome>> =>
-      moveBatch({ ...deps, isAwaited }).then(({ outcomes }) => outcomes),
+    move: (
+      isAwaited: MoverDeps['isAwaited'] = () => false,
+      lane: MoverLane = 'all',
+    ): Promise<ReadonlyMap<string, MoveOutcome>> =>
+      moveBatch({ ...deps, isAwaited }, { lane }).then(({ outcomes }) => outcomes),
   }
 }
 

@@ -252,7 +252,7 @@ describe('order and size', () => {
     const sizes: number[] = []
     await intake.db.transaction().execute(async (trx) => {
       for (const maxBytes of [1, 2_500_000, 2_500_000]) {
-        sizes.push((await takeBatch(trx, 500, maxBytes, intake.process)).length)
+        sizes.push((await takeBatch(trx, { rows: 500, bytes: maxBytes, maxRank: 9 }, intake.process)).length)
       }
     })
     assert.deepEqual(sizes, [1, 2, 1])
@@ -274,7 +274,9 @@ describe('order and size', () => {
       .transaction()
       .execute(async (trx) => {
         assert.deepEqual(
-          (await takeBatch(trx, 500, 1_000_000, intake.process)).map(({ id }) => id),
+          (await takeBatch(trx, { rows: 500, bytes: 1_000_000, maxRank: 9 }, intake.process)).map(
+            ({ id }) => id,
+          ),
           [held],
         )
         const free = await insert('outbox', MAIL)
@@ -283,5 +285,23 @@ describe('order and size', () => {
       })
       .catch((error: Error) => assert.equal(error.message, 'died before its commit'))
     assert.deepEqual([...(await intake.move()).keys()], [held])
+  })
+
+  test('the urgent lane moves what is urgent while the others are being moved, and nothing else', async () => {
+    const rowOf = (priority: number) => intakeRow({ priority })
+    const [urgent, order, later] = [rowOf(3), rowOf(5), rowOf(4)]
+    await appendToIntake(intake.db, [order], intake.process)
+    const limits = { rows: 500, bytes: 1_000_000, maxRank: 9 }
+    await intake.db.transaction().execute(async (trx) => {
+      assert.deepEqual(
+        (await takeBatch(trx, limits, intake.process)).map(({ id }) => id),
+        [order.id],
+      )
+      await appendToIntake(intake.db, [later, urgent], intake.process)
+      const moved = await intake.move(undefined, 'urgent')
+      assert.deepEqual([...moved.keys()], [urgent.id])
+    })
+    assert.deepEqual([...(await intake.move(undefined, 'urgent')).keys()], [])
+    assert.deepEqual([...(await intake.move()).keys()], [later.id])
   })
 })

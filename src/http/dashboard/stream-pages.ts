@@ -1,4 +1,5 @@
 import { html } from 'hono/html'
+import { isUrgent } from '../../urgency.ts'
 import { amount, momentAndAge, perSecond, share, span } from './amounts.ts'
 import { type Cell, facts, table } from './elements.ts'
 import type { Html, Page } from './frame.ts'
@@ -9,9 +10,6 @@ import type { Session } from './session.ts'
 import type { SendWindow, StreamRow } from './stream-queries.ts'
 import { routeForm } from './stream-route.ts'
 import { timesOf, totalOf } from './totals.ts'
-
-/** Streams of this priority and below are urgent. */
-const URGENT_PRIORITY = 3
 
 export function streamsPage(snapshot: Snapshot): Page {
   return {
@@ -113,7 +111,7 @@ function settingsOf(stream: StreamRow, windows: readonly SendWindow[]): (readonl
       `${stream.attempts}, after ${span(stream.backoff_base_s)}, each ${stream.backoff_factor} times as long, up to ${span(stream.backoff_cap_s)}`,
     ],
     ['Given up after', span(stream.max_age_s)],
-    ['Should be sent within', span(stream.send_within_s ?? (stream.priority <= URGENT_PRIORITY ? 5 : 30))],
+    ['Should be sent within', span(stream.send_within_s ?? (isUrgent(stream) ? 5 : 30))],
     ['Send windows', windows.length === 0 ? 'none: at any time' : windows.map(described).join('; ')],
     ['Sensitive', stream.is_sensitive ? 'encrypted, removed on sending, never shown' : null],
     [
