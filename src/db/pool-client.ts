@@ -15,7 +15,7 @@ const BEGUN = { command: 'BEGIN', rowCount: null, oid: 0, fields: [], rows: [] }
 const LAST_CHANCE_MS = 1_000
 
 /** The statements that run for every batch; each is planned once a connection instead of every time. */
-const HOT = /^\/\* (?:intake|processing|dispatch|feedback)\.|\bpgboss\./
+const HOT = /^\s*\/\* (?:intake|processing|dispatch|feedback|suppression)\.|\bpgboss\./
 /** Plans take memory in every connection: past so many different texts, the rest are planned each time. */
 const MAX_PREPARED = 200
 const preparedNames = new Map<string, string>()

@@ -12,9 +12,8 @@ import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
 import type { Boss } from '../queue/boss.ts'
 import { announceProcessing, enqueueProcessing } from '../queue/processing-jobs.ts'
-import { QueueFront } from '../queue/queue-front.ts'
+import { QueueFront, WHOLE_LOOK } from '../queue/queue-front.ts'
 import { NO_KEYS, type Sealer } from '../sealer.ts'
-import { URGENT_PRIORITY } from '../urgency.ts'
 import { uuid7 } from '../uuid7.ts'
 import { settleAttachments } from './attachments.ts'
 import { type ExaminedRow, examine, refuse } from './examine.ts'
@@ -65,7 +64,7 @@ export type MoverDeps = {
 /** How often the doors are looked at by themselves, for rows that SQL writers append unannounced; the urgent lane need not. */
 const IDLE_MS = { all: 100, urgent: 1_000 }
 
-/** `urgent`: only what is urgent, at the same time, which then need not wait for the hundreds that are being moved. */
+/** `urgent`: what callers wait for and is urgent, at the same time, so that it need not wait for the hundreds that are being moved. */
 export type MoverLane = 'all' | 'urgent'
 
 /** Every process has one: the API's own makes durable answers quick. */
@@ -157,16 +156,15 @@ export async function moveBatch(
 
 async function take(
   trx: Transaction,
-  { front, process }: MoverDeps,
+  { front, process: mover }: MoverDeps,
   lane: MoverLane,
 ): Promise<queries.TakenRow[]> {
-  const limits = { rows: BATCH_ROWS, bytes: BATCH_BYTES, maxRank: lane === 'urgent' ? URGENT_PRIORITY : 9 }
-  if (front === undefined) return queries.takeBatch(trx, limits, process)
-  const look = front.begin()
+  const look = front?.begin() ?? WHOLE_LOOK
   const startedAt = performance.now()
-  const taken = await queries.takeBatch(trx, limits, process, look)
+  const takeNext = lane === 'urgent' ? queries.takeUrgent : queries.takeBatch
+  const taken = await takeNext(trx, { rows: BATCH_ROWS, bytes: BATCH_BYTES, mover, look })
   const found = taken.map(({ rank, seq }) => ({ priority: rank, position: Number(seq) }))
-  front.end(look, performance.now() - startedAt, found)
+  front?.end(look, performance.now() - startedAt, found)
   return taken
 }
 

@@ -2,7 +2,8 @@ import { type RawBuilder, sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Message } from '../message/message.ts'
-import { type Look, WHOLE_LOOK } from '../queue/queue-front.ts'
+import type { Look } from '../queue/queue-front.ts'
+import { URGENT_PRIORITY } from '../urgency.ts'
 
 /** A row as the API appends it to the intake. */
 export type IntakeRow = {
@@ -57,47 +58,32 @@ export async function appendToIntake(db: Database, rows: readonly IntakeRow[], m
  */
 const AWAITED_S = 5
 
-export type TakeLimits = {
+/** How much of a door is taken at once, by whom, and from where on, in sequence numbers (see queue-front.ts). */
+export type Taking = {
   readonly rows: number
+  /** About so many; always at least one row. */
   readonly bytes: number
+  readonly mover: string
+  readonly look: Look
+}
+
+type Door = {
+  readonly table: 'intake' | 'outbox'
   /** The least urgent priority that is taken. */
   readonly maxRank: number
+  readonly isTaken: RawBuilder<unknown>
 }
 
 /**
- * Takes the next rows of both doors, urgent first, at most so many rows and about so many bytes of each
- * (always at least one). Rows another mover holds are passed over, and so are rows that callers in another
- * process wait for, as long as they are fresh: that process answers them sooner when it moves them itself.
- * The look tells from where on, in sequence numbers (see queue-front.ts).
+ * Takes the next rows of both doors, urgent first. Rows another mover holds are passed over, and so are rows that callers in
+ * another process wait for, as long as they are fresh: that process answers them sooner when it moves them itself.
  */
-export async function takeBatch(
-  trx: Transaction,
-  limits: TakeLimits,
-  mover: string,
-  look: Look = WHOLE_LOOK,
-): Promise<TakenRow[]> {
-  // By ctid: the rows are locked, nothing updates them, and no join can be planned badly on a table that
-  // is empty one moment and huge the next. Sizes are those of the text: the stored one may be compressed
-  // a hundredfold.
-  const door = (table: 'intake' | 'outbox') => sql`
-    delete from ${sql.table(`mail.${table}`)}
-    where ctid = any (array(
-      select place
-      from (
-        select
-          place,
-          sum(bytes) over (order by rank, seq) as bytes_so_far,
-          row_number() over (order by rank, seq) as nth
-        from (${nextRows(table, limits, mover, look)}) free
-      ) sized
-      where bytes_so_far <= ${sql.lit(limits.bytes)} or nth = 1
-    ))
-    -- The owner of the table may have written any time into it, 'infinity' too.
-    returning id, seq, least(greatest(received_at, now() - interval '30 days'), now()) as received_at, priority, stream, idempotency_key, source, message::text as message,
-      mover is not null and received_at > clock_timestamp() - make_interval(secs => ${sql.lit(AWAITED_S)}) as is_awaited,
-      coalesce(priority, 5::smallint) as rank`
+export async function takeBatch(trx: Transaction, taking: Taking): Promise<TakenRow[]> {
+  const isTaken = sql`(mover is null or mover = ${taking.mover}::uuid or received_at < clock_timestamp() - interval '250 milliseconds')`
+  const all = { maxRank: 9, isTaken }
   const { rows } = await sql<TakenRow>`/* intake.take */
-    with from_intake as (${door('intake')}), from_outbox as (${door('outbox')})
+    with from_intake as (${takenFrom({ ...all, table: 'intake' }, taking)}),
+      from_outbox as (${takenFrom({ ...all, table: 'outbox' }, taking)})
     select * from from_intake
     union all
     select * from from_outbox
@@ -105,20 +91,52 @@ export async function takeBatch(
   return rows
 }
 
+/**
+ * Takes what is urgent and has a caller waiting in this process. Not before the row of an SQL writer that has the same key,
+ * and was told that its message is the one.
+ */
+export async function takeUrgent(trx: Transaction, taking: Taking): Promise<TakenRow[]> {
+  const isTaken = sql`mover = ${taking.mover}::uuid and (idempotency_key is null or not exists (
+    select from mail.outbox first where first.idempotency_key = intake.idempotency_key
+  ))`
+  const { rows } = await sql<TakenRow>`/* intake.take_urgent */
+    ${takenFrom({ table: 'intake', maxRank: URGENT_PRIORITY, isTaken }, taking)}
+  `.execute(trx)
+  return rows
+}
+
+/**
+ * By ctid: the rows are locked, nothing updates them, and no join can be planned badly on a table that is empty one moment
+ * and huge the next. Sizes are those of the text: the stored one may be compressed a hundredfold.
+ */
+function takenFrom(door: Door, taking: Taking): RawBuilder<TakenRow> {
+  return sql`
+    delete from ${sql.table(`mail.${door.table}`)}
+    where ctid = any (array(
+      select place
+      from (
+        select
+          place,
+          sum(bytes) over (order by rank, seq) as bytes_so_far,
+          row_number() over (order by rank, seq) as nth
+        from (${nextRows(door, taking)}) free
+      ) sized
+      where bytes_so_far <= ${sql.lit(taking.bytes)} or nth = 1
+    ))
+    -- The owner of the table may have written any time into it, 'infinity' too.
+    returning id, seq, least(greatest(received_at, now() - interval '30 days'), now()) as received_at, priority, stream, idempotency_key, source, message::text as message,
+      mover is not null and received_at > clock_timestamp() - make_interval(secs => ${sql.lit(AWAITED_S)}) as is_awaited,
+      coalesce(priority, 5::smallint) as rank`
+}
+
 /** From the very start of the door; or from its front, a priority at a time, so that each part is one range of the index. */
-function nextRows(
-  table: 'intake' | 'outbox',
-  { rows, maxRank }: TakeLimits,
-  mover: string,
-  look: Look,
-): RawBuilder<unknown> {
+function nextRows({ table, maxRank, isTaken }: Door, { rows, look }: Taking): RawBuilder<unknown> {
   const row = sql`ctid as place, seq, coalesce(priority, 5::smallint) as rank, octet_length(message::text) as bytes`
-  const isFree = sql`(mover is null or mover = ${mover}::uuid or received_at < clock_timestamp() - interval '250 milliseconds')`
   if (look.isWhole) {
     return sql`
       select ${row}
       from ${sql.table(`mail.${table}`)}
-      where ${isFree} and coalesce(priority, 5::smallint) <= ${sql.lit(maxRank)}
+      where coalesce(priority, 5::smallint) <= ${sql.lit(maxRank)} and ${isTaken}
       order by coalesce(priority, 5::smallint), seq
       limit ${sql.lit(rows)}
       for update skip locked`
@@ -130,7 +148,7 @@ function nextRows(
     cross join lateral (
       select ${row}
       from ${sql.table(`mail.${table}`)}
-      where coalesce(priority, 5::smallint) = front.place - 1 and seq >= front.seq and ${isFree}
+      where coalesce(priority, 5::smallint) = front.place - 1 and seq >= front.seq and ${isTaken}
       order by seq
       limit ${sql.lit(rows)}
       for update skip locked

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { before, describe, test } from 'node:test'
 import { appendToIntake, takeBatch } from '../../src/intake/queries.ts'
+import { WHOLE_LOOK } from '../../src/queue/queue-front.ts'
 import { jobPriority } from '../../src/queue/queues.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { orderMail } from '../support/service.ts'
@@ -252,7 +253,7 @@ describe('order and size', () => {
     const sizes: number[] = []
     await intake.db.transaction().execute(async (trx) => {
       for (const maxBytes of [1, 2_500_000, 2_500_000]) {
-        sizes.push((await takeBatch(trx, { rows: 500, bytes: maxBytes, maxRank: 9 }, intake.process)).length)
+        sizes.push((await takeBatch(trx, takingOf(maxBytes))).length)
       }
     })
     assert.deepEqual(sizes, [1, 2, 1])
@@ -274,9 +275,7 @@ describe('order and size', () => {
       .transaction()
       .execute(async (trx) => {
         assert.deepEqual(
-          (await takeBatch(trx, { rows: 500, bytes: 1_000_000, maxRank: 9 }, intake.process)).map(
-            ({ id }) => id,
-          ),
+          (await takeBatch(trx, takingOf(1_000_000))).map(({ id }) => id),
           [held],
         )
         const free = await insert('outbox', MAIL)
@@ -291,10 +290,9 @@ describe('order and size', () => {
     const rowOf = (priority: number) => intakeRow({ priority })
     const [urgent, order, later] = [rowOf(3), rowOf(5), rowOf(4)]
     await appendToIntake(intake.db, [order], intake.process)
-    const limits = { rows: 500, bytes: 1_000_000, maxRank: 9 }
     await intake.db.transaction().execute(async (trx) => {
       assert.deepEqual(
-        (await takeBatch(trx, limits, intake.process)).map(({ id }) => id),
+        (await takeBatch(trx, takingOf(1_000_000))).map(({ id }) => id),
         [order.id],
       )
       await appendToIntake(intake.db, [later, urgent], intake.process)
@@ -304,4 +302,20 @@ describe('order and size', () => {
     assert.deepEqual([...(await intake.move(undefined, 'urgent')).keys()], [])
     assert.deepEqual([...(await intake.move()).keys()], [later.id])
   })
+
+  test('the urgent lane takes nothing before the row of an SQL writer with the same key, nor what belongs to others', async () => {
+    const first = await insert('outbox', MAIL, { idempotency_key: 'both doors' })
+    const second = intakeRow({ idempotencyKey: 'both doors', message: JSON.parse(MAIL) })
+    const elsewhere = intakeRow()
+    await appendToIntake(intake.db, [second], intake.process)
+    await appendToIntake(intake.db, [elsewhere], randomUUID())
+    assert.deepEqual([...(await intake.move(undefined, 'urgent'))], [])
+    const moved = await intake.move()
+    assert.deepEqual(moved.get(first), { kind: 'stored' })
+    assert.deepEqual(moved.get(second.id), { kind: 'replayed', firstId: first })
+  })
 })
+
+function takingOf(bytes: number) {
+  return { rows: 500, bytes, mover: intake.process, look: WHOLE_LOOK }
+}
