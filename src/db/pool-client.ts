@@ -10,7 +10,6 @@ import type { SilenceWatch } from './silence.ts'
 const QUERY_TIMEOUT_MS = 30_000
 /** Without an answer for so long, and each time so much later, the server is asked whether there will be one. */
 const DOUBT_MS = 3_000
-const BEGUN = { command: 'BEGIN', rowCount: null, oid: 0, fields: [], rows: [] } satisfies QueryResult
 /** One that is on its way may still arrive. */
 const LAST_CHANCE_MS = 1_000
 
@@ -73,21 +72,23 @@ export class PoolClient extends Client {
   // biome-ignore lint/suspicious/noExplicitAny: the driver's own signature has a dozen overloads
   override query(...args: any[]): any {
     const callback = typeof args.at(-1) === 'function' ? args.pop() : undefined
-    const answer = this.#answerOf(this.#run(args))
+    const answer = this.#heldBack(args[0]) ?? this.#answerOf(this.#run(args))
     if (callback === undefined) return answer
     answer.then((result) => callback(undefined, result), callback)
   }
 
+  /** What the server need not hear by itself: `begin` goes with the next statement, and without one there is nothing to end. */
+  #heldBack(text: unknown): Promise<QueryResult> | undefined {
+    if (text === 'begin') this.#isBeginning = true
+    else if (this.#isBeginning && (text === 'commit' || text === 'rollback')) this.#isBeginning = false
+    else return undefined
+    return Promise.resolve({ command: text.toUpperCase(), rowCount: null, oid: 0, fields: [], rows: [] })
+  }
+
   async #run(args: unknown[]): Promise<unknown> {
     const [text, values] = args
-    if (text === 'begin') {
-      this.#isBeginning = true
-      return BEGUN
-    }
     const isFirst = this.#isBeginning
     this.#isBeginning = false
-    if (isFirst && (text === 'commit' || text === 'rollback'))
-      return { ...BEGUN, command: text.toUpperCase() }
     // A name belongs to one server connection, and through a pooler the next transaction may be on another.
     const isPreparable = this.#options.isPooled !== true && typeof text === 'string' && Array.isArray(values)
     const name = isPreparable ? preparedNameOf(text) : undefined
