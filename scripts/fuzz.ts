@@ -10,7 +10,7 @@ Feeds what strangers feed Sluice, altered in every way, for as long as you like.
 ${FUZZ_TARGETS.map(({ name, about }) => `  ${name.padEnd(20)}${about}`).join('\n')}
 
   --seconds N     for each target [60]
-  --seed N        begin where an earlier run began; printed by each
+  --seed=N        begin where an earlier run began; printed by each
   --path P        with --seed: only the case that failed there
   --help          show this text
 
@@ -78,7 +78,7 @@ async function holds({ name, open }: FuzzTarget, { seconds, seed, path }: Begin)
     )
     if (!isOver)
       console.log(
-        `  --seed ${details.seed} --path ${details.counterexamplePath}\n${fc.defaultReportMessage(details)}`,
+        `  --seed=${details.seed} --path ${details.counterexamplePath}\n${fc.defaultReportMessage(details)}`,
       )
     return isOver
   } finally {

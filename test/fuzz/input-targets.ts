@@ -152,7 +152,12 @@ function claimOf(name: string, { headers, body }: Call): string {
       return undefined
     }
   }
-  if (name === 'mailgun') return JSON.stringify((read() as { signature?: unknown } | undefined)?.signature)
+  if (name === 'mailgun') {
+    // Whatever else stands beside them is not signed, and not read.
+    const { timestamp, token, signature } =
+      (read() as { signature?: Record<string, unknown> } | undefined)?.signature ?? {}
+    return JSON.stringify([timestamp, token, signature])
+  }
   if (name === 'ses') {
     // All that is believed of an envelope; its other fields are not signed, and not read.
     const { Type, MessageId, TopicArn, Message, Subject, Timestamp } = (read() ?? {}) as Record<
