@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
+import { eventually } from '../../../test/support/eventually.ts'
 import type { KillablePostgres } from '../../../test/support/killable-postgres.ts'
 import { orderMail, type SpawnedService } from '../../../test/support/service.ts'
 import { mostInWindow } from '../../../test/support/windows.ts'
@@ -207,16 +208,9 @@ async function prepare({ query }: KillablePostgres, scale: Scale): Promise<void>
   ])
   // Long outages may keep a breaker open for two minutes; how soon it tries again is not what this run is about.
   await query('update mail.provider set breaker_cooldown_cap_s = 5')
-  // As the worker does when it finds the stream, a second later.
-  await query("select mail.ensure_queue('dispatch.default.digest', $1)", [
-    {
-      policy: 'standard',
-      partition: true,
-      retryLimit: 10_000,
-      retryDelay: 0,
-      retentionSeconds: 365 * 86_400,
-    },
-  ])
+  await eventually('the worker has found the stream and made its queue', async () => {
+    return (await query("select from pgboss.queue where name = 'dispatch.default.digest'")).length > 0
+  })
   await query(
     `insert into pgboss.job (name, policy, priority, retry_limit, expire_seconds, keep_until, start_after)
      select 'dispatch.default.digest', 'standard', 3, 10000, 900, now() + interval '2 days', now() + interval '1 day'
