@@ -64,7 +64,7 @@ export type MoverDeps = {
 /** How often the doors are looked at by themselves, for rows that SQL writers append unannounced; the urgent lane need not. */
 const IDLE_MS = { all: 100, urgent: 1_000 }
 
-/** `urgent`: what callers wait for and is urgent, at the same time, so that it need not wait for the hundreds that are being moved. */
+/** `urgent`: what this process appended and is urgent, at the same time, so that it need not wait for the hundreds that are being moved. */
 export type MoverLane = 'all' | 'urgent'
 
 /** Every process has one: the API's own makes durable answers quick. */

@@ -92,7 +92,7 @@ export async function takeBatch(trx: Transaction, taking: Taking): Promise<Taken
 }
 
 /**
- * Takes what is urgent and has a caller waiting in this process. Not before the row of an SQL writer that has the same key,
+ * Takes what is urgent and was appended by this process. Not before the row of an SQL writer that has the same key,
  * and was told that its message is the one.
  */
 export async function takeUrgent(trx: Transaction, taking: Taking): Promise<TakenRow[]> {

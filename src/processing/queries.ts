@@ -1,6 +1,7 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
+import { relaxed } from '../db/relaxed.ts'
 import type { Transaction } from '../db/transaction.ts'
 import { unforeseen } from '../db/unforeseen.ts'
 import type { Address, Message, StoredAttachment } from '../message/message.ts'
@@ -71,12 +72,6 @@ export async function storeFetchedSealed(trx: Transaction, id: string, sealed: s
   `.execute(trx)
   return rows.length > 0
 }
-
-/**
- * For the whole transaction: its commit need not wait for the disk, as what a crash of Postgres undoes is simply made again.
- * The next commit that does wait, as that of a claim for sending, puts on the disk all that was committed before it.
- */
-const relaxed = sql`relaxed as materialized (select set_config('synchronous_commit', 'off', true))`
 
 /**
  * Notes who works on these jobs, so that they can be given back if this process dies. Throws a

@@ -1,6 +1,7 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import { NotRegisteredError, registration } from '../db/registration.ts'
+import { relaxed } from '../db/relaxed.ts'
 import type { Transaction } from '../db/transaction.ts'
 import { SendingHeldError, sendingGate } from '../lifeline.ts'
 
@@ -36,8 +37,7 @@ export async function claimDeliveries(
   >`/* webhooks.claim */
     with me as materialized (${registration(worker)}),
     gate as materialized (${sendingGate}),
-    -- The commit need not wait for the disk: a claim that a crash of Postgres undoes is simply made again.
-    relaxed as materialized (select set_config('synchronous_commit', 'off', true)),
+    ${relaxed},
     taken as (
       insert into mail.claim (queue, job_id, worker)
       select ${queue}, substr(id, 5)::uuid, me.number

@@ -2,22 +2,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { sql } from 'kysely'
 import { BeginningQuery } from '../../src/db/beginning-query.ts'
-import { type Database, openPool } from '../../src/db/pool.ts'
 import { inTransaction } from '../../src/db/transaction.ts'
-import { createLog } from '../../src/log.ts'
-import { createTestDatabase, type TestDatabase } from '../support/database.ts'
-
-/** One connection, so that whatever one transaction leaves behind the next one meets. */
-function openSingle(database: TestDatabase): Database {
-  const { db, close } = openPool({
-    url: database.url,
-    maxConnections: 1,
-    role: undefined,
-    log: createLog('silent'),
-  })
-  database.beforeDrop(close)
-  return db
-}
+import { createTestDatabase } from '../support/database.ts'
+import { openTestPool } from '../support/feedback.ts'
 
 const insert = (n: number) => sql<{ n: number }>`/* intake.test */
   insert into public.seen (n) values (${n}) returning n`
@@ -26,7 +13,8 @@ const insertCold = (n: number) => sql<{ n: number }>`insert into public.seen (n)
 async function createSeen(t: Parameters<typeof createTestDatabase>[0]) {
   const database = await createTestDatabase(t)
   await database.query('create table public.seen (n integer check (n < 100))')
-  const db = openSingle(database)
+  // One connection, so that whatever one transaction leaves behind the next one meets.
+  const db = openTestPool(database, 1)
   const seen = async () =>
     (await database.query<{ n: number }>('select n from public.seen order by n')).map(({ n }) => n)
   return { database, db, seen }
