@@ -386,11 +386,11 @@ as $$
 declare
   picked uuid;
 begin
-  select d.message_id into picked from mail.dead_letter d where d.message_id = dlq_retry.id for update skip locked;
+  select d.message_id into picked from mail.dead_letter d where d.message_id = dlq_retry.id for update;
   return picked is not null and mail.revive(array[picked], 1) = 1;
 end
 $$;
-comment on function mail.dlq_retry(uuid) is 'Sends one dead letter again, from processing on; false when it is not dead any more. Twice sends once.';
+comment on function mail.dlq_retry(uuid) is 'Sends one dead letter again, from processing on; false when it is not dead any more. Twice sends once: who comes second waits for the first.';
 
 create function mail.dlq_retry(filter jsonb, max integer, per_second double precision default 100) returns integer
 language plpgsql volatile security definer

@@ -265,6 +265,30 @@ describe('a retry', () => {
     )
   })
 
+  test('of a letter that somebody holds waits for what becomes of it', async () => {
+    const { template, ids } = await killMany(1)
+    const [id = ''] = ids
+    await publish(template, 2, '<p>Mended</p>')
+    const holder = new Client({ connectionString: database.url })
+    await holder.connect()
+    try {
+      await holder.query('begin')
+      await holder.query(`select mail.dlq_discard('${id}')`)
+      const answer = ask(`mail.dlq_retry('${id}')`)
+      await eventually('the retry waits', async () => {
+        const waiting = await database.query(
+          `select from pg_stat_activity where wait_event_type = 'Lock' and query like '%dlq_retry(%${id}%'`,
+        )
+        return waiting.length === 1
+      })
+      await holder.query('rollback')
+      assert.equal(await answer, true)
+    } finally {
+      await holder.end()
+    }
+    await untilStatus(database, id, 'sent')
+  })
+
   test('by filter takes the oldest first, as many as asked for, at one pace over all streams', async () => {
     const template = await brokenTemplate()
     const [urgent, plain] = [
