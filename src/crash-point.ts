@@ -12,7 +12,8 @@ export const CRASH_POINTS = {
   'intake.before-answer': 'the message is committed, and its caller not told yet',
   'many.before-commit': 'all messages of a batch and their key are written, and not committed',
   'many.committed': 'all messages of a batch and their key are committed, and the caller not told yet',
-  'mover.taken': 'rows are deleted from the doors, and nothing is stored in their place',
+  'mover.taken':
+    'messages are taken from their callers, or their rows deleted from the doors, and nothing is stored',
   'mover.before-commit': 'messages, keys and jobs are written, and not committed',
   'mover.committed': 'messages, keys and jobs are committed, and waiting callers not told yet',
   'schedule.before-commit': 'messages that are due are released with their jobs, and it is not committed',

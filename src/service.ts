@@ -18,6 +18,7 @@ import { openMetricsServer } from './http/metrics-server.ts'
 import { type HttpServer, listen } from './http/server.ts'
 import { Acceptor } from './intake/accept.ts'
 import { acceptMany } from './intake/accept-many.ts'
+import { Handed } from './intake/handed.ts'
 import { createMover, type Mover } from './intake/mover.ts'
 import { PressureGauge } from './intake/pressure.ts'
 import { KeyUse } from './keys/key-use.ts'
@@ -233,8 +234,9 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
 }
 
 function createIntake(core: Core): { acceptor: Acceptor; mover: Mover } {
-  const { db, boss, bells, meter, catalog, log } = core
-  const acceptor: Acceptor = new Acceptor(db, core.process, (lane) => mover.wake(lane))
+  const { db, boss, bells, meter, catalog, log, clock } = core
+  const hands = { urgent: new Handed(clock), others: new Handed(clock) }
+  const acceptor: Acceptor = new Acceptor(db, core.process, hands, (lane) => mover.wake(lane))
   const mover: Mover = createMover({
     db,
     boss,
@@ -247,7 +249,9 @@ function createIntake(core: Core): { acceptor: Acceptor; mover: Mover } {
     limits: limitsOf(core.config),
     sealer: core.sealer,
     process: core.process,
+    hands,
     onMoved: (outcomes) => acceptor.settle(outcomes),
+    onQueued: (id) => acceptor.queue(id),
   })
   return { acceptor, mover }
 }
@@ -344,7 +348,7 @@ async function openApi(
     messageLimits: limitsOf(config),
     sealer: core.sealer,
     accept: (row, options) => acceptor.accept(row, options),
-    acceptMany: (many) => acceptMany({ db, wakeMover: () => mover.wake('all') }, many),
+    acceptMany: (many) => acceptMany({ db, wakeMover: () => mover.wake('doors') }, many),
     bulk: { maxBytes: config.maxBulkBytes, ...BULK },
     admit: (stream) => pressure.admit(stream),
     receiveWebhook: (kind, endpoint, call) => receiver.receive(kind, endpoint, call),

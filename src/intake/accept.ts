@@ -5,17 +5,18 @@ import type { Message } from '../message/message.ts'
 import { isUrgent } from '../urgency.ts'
 import { notAccepted, unavailable } from './acceptance-errors.ts'
 import { Appender, FLUSH_CHARS } from './appender.ts'
-import { CONFLICT_CODE, type MoveOutcome } from './idempotency.ts'
-import type { MoverLane } from './mover.ts'
+import { type MoveOutcome, outcomeOf } from './idempotency.ts'
+import type { Hands, MoverLane } from './mover.ts'
 import * as queries from './queries.ts'
 
 /**
- * Acceptance over REST: rows from all requests of a moment are appended to the unlogged intake in one
- * statement, and durable answers wait until a mover has committed them to a logged table.
+ * Acceptance over REST. Whoever wants a durable answer hands the row to this process's mover and waits until it is
+ * committed to a logged table. Whoever is content with less has its answer when the row is appended to the unlogged
+ * intake, in one statement with those of all requests of the moment.
  *
- * If the process dies before the append, nothing was accepted and nobody was told so. After it, the rows
- * are in the intake and any mover takes them: the caller, who saw its connection break, may repeat with
- * its idempotency key. If the wait ends without news, the answer is 503, never a false "durable".
+ * If the process dies before the commit, or the append, nothing was accepted and nobody was told so. After it the mail
+ * goes on, and a caller who saw its connection break may repeat with its idempotency key. If the wait ends without
+ * news, the answer is 503, never a false "durable".
  */
 
 /** Mail held for callers who wait: past it new mail is refused, or a database that hangs would fill the memory. */
@@ -40,32 +41,38 @@ export type AcceptOptions = {
 type Waiter = {
   readonly row: queries.IntakeRow
   readonly moved: PromiseWithResolvers<MoveOutcome>
-  readonly since: number
+  /** Since when it lies at a door, where others may take it. */
+  appendedAt?: number
 }
 
 export class Acceptor {
   readonly #db: Database
-  readonly #appenders: { readonly urgent: Appender; readonly others: Appender }
+  readonly #appender: Appender
+  readonly #hands: Hands
+  readonly #wakeMover: (lane: MoverLane) => void
   readonly #waiting = new Map<string, Waiter>()
   #heldChars = 0
   #lookTimer: NodeJS.Timeout | undefined
   #lookMs = FIRST_LOOK_MS
 
-  /** `process` is the name under which this process's mover takes its own rows first. */
-  constructor(db: Database, process: string, wakeMover: (lane: MoverLane) => void) {
+  /** `process` is the name under which this process's mover takes its own rows first; `hands` are what it takes directly. */
+  constructor(db: Database, process: string, hands: Hands, wakeMover: (lane: MoverLane) => void) {
     this.#db = db
-    const appenderTo = (lane: MoverLane) => new Appender({ db, process, onAppended: () => wakeMover(lane) })
-    this.#appenders = { urgent: appenderTo('urgent'), others: appenderTo('all') }
+    this.#hands = hands
+    this.#wakeMover = wakeMover
+    this.#appender = new Appender({ db, process, onAppended: () => wakeMover('doors') })
   }
 
   /** Throws an ApiError: 409 for a key used with another message, 503 when it could not be accepted in time. */
-  async accept(row: queries.IntakeRow, options: AcceptOptions): Promise<Accepted> {
+  async accept(row: queries.IntakeRow, { mayBuffer, timeoutMs }: AcceptOptions): Promise<Accepted> {
     const chars = row.message.length
     if (this.#heldChars > 0 && this.#heldChars + chars > HELD_CHARS) throw notAccepted()
     this.#heldChars += chars
-    const deadline = startDeadline(options.timeoutMs)
+    const deadline = startDeadline(timeoutMs)
+    reached('intake.received')
     try {
-      return await this.#acceptBefore(deadline.passed, row, options)
+      if (mayBuffer) return await this.#acceptEither(row, deadline.passed)
+      return await this.#acceptDurably(row, deadline.passed)
     } finally {
       deadline.clear()
       this.#heldChars -= chars
@@ -73,28 +80,47 @@ export class Acceptor {
     }
   }
 
-  async #acceptBefore(
-    deadline: Promise<undefined>,
-    row: queries.IntakeRow,
-    { mayBuffer }: AcceptOptions,
-  ): Promise<Accepted> {
-    const buffered = { id: row.id, durability: 'buffered', isReplay: false } as const
-    // With a key the caller wants to know what the key means, which only the mover can settle.
-    reached('intake.received')
-    const waits = !mayBuffer || row.idempotencyKey !== null
-    const waiter: Waiter | undefined = waits
-      ? { row, moved: Promise.withResolvers(), since: performance.now() }
-      : undefined
-    if (waiter !== undefined) this.#waiting.set(row.id, waiter)
-    const appender = this.#appenderOf(row)
-    const isAppended = await Promise.race([appender.append(row).then(() => true), deadline])
-    if (isAppended === undefined) throw appender.withdraw(row) ? notAccepted() : unavailable(undefined)
-    if (waiter === undefined) return buffered
-    this.#lookLater()
-    const outcome = await Promise.race([waiter.moved.promise, deadline])
-    if (outcome === undefined && mayBuffer) return buffered
+  async #acceptDurably(row: queries.IntakeRow, deadline: Promise<undefined>): Promise<Accepted> {
+    const { moved } = this.#waitFor(row)
+    // What is urgent is not moved in company of hundreds that are not.
+    const lane = isUrgent(row) ? 'urgent' : 'others'
+    this.#hands[lane].add(row)
+    this.#wakeMover(lane)
+    const outcome = await Promise.race([moved.promise, deadline])
+    if (outcome === undefined) throw this.#hands[lane].withdraw(row) ? notAccepted() : unavailable(undefined)
     reached('intake.before-answer')
-    return this.#answer(row, outcome)
+    return answerOf(row, outcome)
+  }
+
+  async #acceptEither(row: queries.IntakeRow, deadline: Promise<undefined>): Promise<Accepted> {
+    // With a key the caller wants to know what the key means, which only the mover can settle.
+    const waiter = row.idempotencyKey === null ? undefined : this.#waitFor(row)
+    const isAppended = await Promise.race([this.#append(row).then(() => true), deadline])
+    if (isAppended === undefined) throw this.#appender.withdraw(row) ? notAccepted() : unavailable(undefined)
+    const outcome = waiter && (await Promise.race([waiter.moved.promise, deadline]))
+    if (outcome === undefined) return { id: row.id, durability: 'buffered', isReplay: false }
+    reached('intake.before-answer')
+    return answerOf(row, outcome)
+  }
+
+  #waitFor(row: queries.IntakeRow): Waiter {
+    const waiter: Waiter = { row, moved: Promise.withResolvers() }
+    this.#waiting.set(row.id, waiter)
+    return waiter
+  }
+
+  async #append(row: queries.IntakeRow): Promise<void> {
+    await this.#appender.append(row)
+    const waiter = this.#waiting.get(row.id)
+    if (waiter === undefined) return
+    waiter.appendedAt = performance.now()
+    this.#lookLater()
+  }
+
+  /** For what was handed over and has to go by the door after all. */
+  queue(id: string): void {
+    const waiter = this.#waiting.get(id)
+    if (waiter !== undefined) this.#append(waiter.row).catch(waiter.moved.reject)
   }
 
   /** A row whose caller waits here, as it was read at the door. */
@@ -111,35 +137,16 @@ export class Acceptor {
     for (const [id, outcome] of outcomes) this.#waiting.get(id)?.moved.resolve(outcome)
   }
 
-  /** What is urgent is not appended, and not moved, in company of hundreds that are not. */
-  #appenderOf(row: queries.IntakeRow): Appender {
-    return isUrgent(row) ? this.#appenders.urgent : this.#appenders.others
-  }
-
-  #answer(row: queries.IntakeRow, outcome: MoveOutcome | undefined): Accepted {
-    if (outcome === undefined) {
-      throw unavailable(undefined)
-    }
-    if (outcome.kind === 'conflict') {
-      throw new ApiError(
-        'invalid_idempotent_request',
-        'This idempotency key was used before with a different request body. Use a new key for a new email.',
-      )
-    }
-    if (outcome.kind === 'dead') throw new ApiError('validation_error', outcome.reason)
-    if (outcome.kind === 'replayed') return { id: outcome.firstId, durability: 'durable', isReplay: true }
-    return { id: row.id, durability: 'durable', isReplay: false }
-  }
-
   /**
-   * Our own mover answers within milliseconds. Rows that stay unanswered were taken by another process,
+   * Our own mover answers within milliseconds. Rows at the door that stay unanswered were taken by another process,
    * or were part of a commit whose answer was lost: those are looked up, all in one statement.
    */
   #lookLater(): void {
-    if (this.#lookTimer !== undefined || this.#waiting.size === 0) return
+    const appended = () => [...this.#waiting.values()].filter(({ appendedAt }) => appendedAt !== undefined)
+    if (this.#lookTimer !== undefined || appended().length === 0) return
     this.#lookTimer = setTimeout(async () => {
-      const overdue = [...this.#waiting.values()].filter(
-        (each) => performance.now() - each.since >= FIRST_LOOK_MS,
+      const overdue = appended().filter(
+        ({ appendedAt = 0 }) => performance.now() - appendedAt >= FIRST_LOOK_MS,
       )
       try {
         if (overdue.length > 0) await this.#look(overdue)
@@ -159,36 +166,31 @@ export class Acceptor {
   }
 }
 
-/**
- * What to ask of the database about each. A body is compared only under a key, and those of the oldest go
- * first, up to the size of one statement: the others are asked about when these have their answer.
- */
+/** What to ask of the database: about the oldest first, up to the size of one statement, and the others when these have their answer. */
 function questionsOf(overdue: readonly Waiter[]): { id: string; key: string | null; message: string }[] {
   let chars = 0
   const asked = overdue.filter(({ row }) => {
-    if (row.idempotencyKey === null) return true
     const isFirst = chars === 0
     chars += row.message.length
     return isFirst || chars <= FLUSH_CHARS
   })
-  return asked.map(({ row }) => ({
-    id: row.id,
-    key: row.idempotencyKey,
-    message: row.idempotencyKey === null ? 'null' : row.message,
-  }))
+  return asked.map(({ row }) => ({ id: row.id, key: row.idempotencyKey, message: row.message }))
+}
+
+function answerOf(row: queries.IntakeRow, outcome: MoveOutcome): Accepted {
+  if (outcome.kind === 'conflict') {
+    throw new ApiError(
+      'invalid_idempotent_request',
+      'This idempotency key was used before with a different request body. Use a new key for a new email.',
+    )
+  }
+  if (outcome.kind === 'dead') throw new ApiError('validation_error', outcome.reason)
+  if (outcome.kind === 'replayed') return { id: outcome.firstId, durability: 'durable', isReplay: true }
+  return { id: row.id, durability: 'durable', isReplay: false }
 }
 
 function startDeadline(timeoutMs: number): { passed: Promise<undefined>; clear: () => void } {
   const { promise, resolve } = Promise.withResolvers<undefined>()
   const timer = setTimeout(() => resolve(undefined), timeoutMs)
   return { passed: promise, clear: () => clearTimeout(timer) }
-}
-
-/** What another process's mover made of a row, as our own would have told it. */
-function outcomeOf(row: queries.FoundRow): MoveOutcome {
-  // The other mover took it for a row that nobody waits for any more, and kept the conflict as a dead letter.
-  if (row.refused_code === CONFLICT_CODE) return { kind: 'conflict' }
-  if (row.refused_code !== null) return { kind: 'dead', reason: row.refused_reason ?? '' }
-  if (row.is_stored || row.first_id === null || row.first_id === row.id) return { kind: 'stored' }
-  return row.is_same === true ? { kind: 'replayed', firstId: row.first_id } : { kind: 'conflict' }
 }

@@ -55,10 +55,21 @@ async function settleKeysOf(
   trx: Transaction,
   examined: readonly ExaminedRow[],
 ): Promise<Map<string, queries.SettledKey>> {
-  const keyed = examined.flatMap(({ id, seq, idempotencyKey, given, status }) =>
-    idempotencyKey === null || status === 'dead' ? [] : [{ id, seq, key: idempotencyKey, message: given }],
+  const keyed = examined.flatMap(({ id, seq, idempotencyKey, given, status }, place) =>
+    idempotencyKey === null || status === 'dead'
+      ? []
+      : [{ id, seq, place, key: idempotencyKey, message: given }],
   )
   if (keyed.length === 0) return new Map()
   const settled = await queries.settleKeys(trx, keyed, KEY_HOURS)
   return new Map(settled.map((row) => [row.id, row]))
+}
+
+/** What was made of a row that was found in the tables, as a mover tells it. */
+export function outcomeOf(row: queries.FoundRow): MoveOutcome {
+  // The other mover took it for a row that nobody waits for any more, and kept the conflict as a dead letter.
+  if (row.refused_code === CONFLICT_CODE) return { kind: 'conflict' }
+  if (row.refused_code !== null) return { kind: 'dead', reason: row.refused_reason ?? '' }
+  if (row.is_stored || row.first_id === null || row.first_id === row.id) return { kind: 'stored' }
+  return row.is_same === true ? { kind: 'replayed', firstId: row.first_id } : { kind: 'conflict' }
 }

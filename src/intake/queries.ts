@@ -3,7 +3,6 @@ import type { Database } from '../db/pool.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Message } from '../message/message.ts'
 import type { Look } from '../queue/queue-front.ts'
-import { URGENT_PRIORITY } from '../urgency.ts'
 
 /** A row as the API appends it to the intake. */
 export type IntakeRow = {
@@ -18,10 +17,11 @@ export type IntakeRow = {
   readonly parsed?: Message
 }
 
-/** A row as the mover takes it from either door. */
+/** A row as the mover takes it, from either door or from a caller in its process. */
 export type TakenRow = {
   readonly id: string
-  readonly seq: string
+  /** Given at the door; null: when it is stored. */
+  readonly seq: string | null
   readonly received_at: Date
   readonly priority: number | null
   readonly stream: string | null
@@ -67,40 +67,18 @@ export type Taking = {
   readonly look: Look
 }
 
-type Door = {
-  readonly table: 'intake' | 'outbox'
-  /** The least urgent priority that is taken. */
-  readonly maxRank: number
-  readonly isTaken: RawBuilder<unknown>
-}
+type Door = 'intake' | 'outbox'
 
 /**
  * Takes the next rows of both doors, urgent first. Rows another mover holds are passed over, and so are rows that callers in
  * another process wait for, as long as they are fresh: that process answers them sooner when it moves them itself.
  */
 export async function takeBatch(trx: Transaction, taking: Taking): Promise<TakenRow[]> {
-  const isTaken = sql`(mover is null or mover = ${taking.mover}::uuid or received_at < clock_timestamp() - interval '250 milliseconds')`
-  const all = { maxRank: 9, isTaken }
   const { rows } = await sql<TakenRow>`/* intake.take */
-    with from_intake as (${takenFrom({ ...all, table: 'intake' }, taking)}),
-      from_outbox as (${takenFrom({ ...all, table: 'outbox' }, taking)})
+    with from_intake as (${takenFrom('intake', taking)}), from_outbox as (${takenFrom('outbox', taking)})
     select * from from_intake
     union all
     select * from from_outbox
-  `.execute(trx)
-  return rows
-}
-
-/**
- * Takes what is urgent and was appended by this process. Not before the row of an SQL writer that has the same key,
- * and was told that its message is the one.
- */
-export async function takeUrgent(trx: Transaction, taking: Taking): Promise<TakenRow[]> {
-  const isTaken = sql`mover = ${taking.mover}::uuid and (idempotency_key is null or not exists (
-    select from mail.outbox first where first.idempotency_key = intake.idempotency_key
-  ))`
-  const { rows } = await sql<TakenRow>`/* intake.take_urgent */
-    ${takenFrom({ table: 'intake', maxRank: URGENT_PRIORITY, isTaken }, taking)}
   `.execute(trx)
   return rows
 }
@@ -111,7 +89,7 @@ export async function takeUrgent(trx: Transaction, taking: Taking): Promise<Take
  */
 function takenFrom(door: Door, taking: Taking): RawBuilder<TakenRow> {
   return sql`
-    delete from ${sql.table(`mail.${door.table}`)}
+    delete from ${sql.table(`mail.${door}`)}
     where ctid = any (array(
       select place
       from (
@@ -130,24 +108,24 @@ function takenFrom(door: Door, taking: Taking): RawBuilder<TakenRow> {
 }
 
 /** From the very start of the door; or from its front, a priority at a time, so that each part is one range of the index. */
-function nextRows({ table, maxRank, isTaken }: Door, { rows, look }: Taking): RawBuilder<unknown> {
+function nextRows(door: Door, { rows, look, mover }: Taking): RawBuilder<unknown> {
   const row = sql`ctid as place, seq, coalesce(priority, 5::smallint) as rank, octet_length(message::text) as bytes`
+  const isTaken = sql`(mover is null or mover = ${mover}::uuid or received_at < clock_timestamp() - interval '250 milliseconds')`
   if (look.isWhole) {
     return sql`
       select ${row}
-      from ${sql.table(`mail.${table}`)}
-      where coalesce(priority, 5::smallint) <= ${sql.lit(maxRank)} and ${isTaken}
+      from ${sql.table(`mail.${door}`)}
+      where ${isTaken}
       order by coalesce(priority, 5::smallint), seq
       limit ${sql.lit(rows)}
       for update skip locked`
   }
-  const from = look.from.slice(0, maxRank + 1).map((seq) => seq ?? 0)
   return sql`
     select row.*
-    from unnest(${from}::bigint[]) with ordinality as front (seq, place)
+    from unnest(${look.from.map((seq) => seq ?? 0)}::bigint[]) with ordinality as front (seq, place)
     cross join lateral (
       select ${row}
-      from ${sql.table(`mail.${table}`)}
+      from ${sql.table(`mail.${door}`)}
       where coalesce(priority, 5::smallint) = front.place - 1 and seq >= front.seq and ${isTaken}
       order by seq
       limit ${sql.lit(rows)}
@@ -158,7 +136,9 @@ function nextRows({ table, maxRank, isTaken }: Door, { rows, look }: Taking): Ra
 
 export type KeyedRow = {
   readonly id: string
-  readonly seq: string
+  readonly seq: string | null
+  /** Among those that have no number yet. */
+  readonly place: number
   readonly key: string
   readonly message: string
 }
@@ -184,8 +164,8 @@ export async function settleKeys(
     insert into mail.idempotency as i (scope, key, fingerprint, message_ids, expires_at)
     select distinct on (key)
       'send', key, mail.fingerprint(message), array[id], now() + make_interval(hours => ${hoursKept}::integer)
-    from json_to_recordset(${keyed}::json) as row (id uuid, seq bigint, key text, message text)
-    order by key, seq -- keys in one order everywhere, so that two movers cannot wait for each other
+    from json_to_recordset(${keyed}::json) as row (id uuid, seq bigint, place integer, key text, message text)
+    order by key, seq, place -- keys in one order everywhere, so that two movers cannot wait for each other
     on conflict (scope, key) do update
     set fingerprint = excluded.fingerprint, message_ids = excluded.message_ids,
       created_at = now(), expires_at = excluded.expires_at
@@ -202,7 +182,7 @@ export async function settleKeys(
 /** What becomes of one taken row. */
 export type MovedRow = {
   readonly id: string
-  readonly seq: string
+  readonly seq: string | null
   readonly accepted_at: string
   readonly stream: string
   readonly priority: number
@@ -262,7 +242,10 @@ export async function storeMessages(trx: Transaction, rows: readonly MovedRow[])
       )
     ), message as (
       insert into mail.message (id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, last_error, is_sensitive)
-      select id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, code, is_sensitive from row
+      select
+        id, coalesce(seq, nextval('mail.message_seq')), accepted_at, scheduled_at, stream, priority, status, source, template, code,
+        is_sensitive
+      from row
     ), content as (
       insert into mail.message_content (id, message, recipient_domain, tags, sealed, key_id)
       select id, coalesce(message, refused::json), recipient_domain, tags, sealed, split_part(sealed, '.', 3) from row
@@ -300,6 +283,14 @@ export async function recordReplays(trx: Transaction, firstIds: readonly string[
     .insertInto('mail.event')
     .values(firstIds.map((id) => ({ message_id: id, type: 'replayed' })))
     .execute()
+}
+
+/** Those of the keys under which a row of an SQL writer waits, who was told that its message is the one. */
+export async function findAtOutbox(db: Database, keys: readonly string[]): Promise<Set<string>> {
+  const { rows } = await sql<{ key: string }>`/* intake.find_at_outbox */
+    select distinct idempotency_key as key from mail.outbox where idempotency_key = any (${keys}::text[])
+  `.execute(db)
+  return new Set(rows.map(({ key }) => key))
 }
 
 export type FoundRow = {

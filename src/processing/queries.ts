@@ -94,7 +94,7 @@ export async function recordClaims(
   if (rows.length === 0) throw new NotRegisteredError(worker)
 }
 
-/** How many were this worker's; the transaction is one that may be made again. */
+/** How many were this worker's. */
 export async function releaseClaims(
   trx: Transaction,
   queue: string,
@@ -102,9 +102,7 @@ export async function releaseClaims(
   worker: number,
 ): Promise<number> {
   const { rows } = await sql`/* processing.release_claims */
-    with ${relaxed}
     delete from mail.claim
-    using relaxed
     where queue = ${queue} and job_id = any (${jobIds}::uuid[]) and worker = ${worker}
     returning 1
   `.execute(trx)

@@ -1,8 +1,12 @@
 import { randomUUID, randomUUIDv7 } from 'node:crypto'
 import { readCatalog } from '../../src/catalog.ts'
+import { MACHINE_CLOCK } from '../../src/database-clock.ts'
 import { openPool } from '../../src/db/pool.ts'
+import { Acceptor } from '../../src/intake/accept.ts'
+import { Handed } from '../../src/intake/handed.ts'
 import type { MoveOutcome } from '../../src/intake/idempotency.ts'
-import { type MoverDeps, type MoverLane, moveBatch } from '../../src/intake/mover.ts'
+import { type MoverDeps, moveBatch } from '../../src/intake/move-batch.ts'
+import { createMover, type Hands, type Mover, type MoverLane } from '../../src/intake/mover.ts'
 import type { IntakeRow } from '../../src/intake/queries.ts'
 import { createLog } from '../../src/log.ts'
 import { Meter } from '../../src/meter.ts'
@@ -35,11 +39,29 @@ export async function openIntake(database: TestDatabase) {
     log,
     process,
     /** One batch, as the mover of another process would move it unless told who is awaited. */
-    move: (
-      isAwaited: MoverDeps['isAwaited'] = () => false,
-      lane: MoverLane = 'all',
-    ): Promise<ReadonlyMap<string, MoveOutcome>> =>
-      moveBatch({ ...deps, isAwaited }, { lane }).then(({ outcomes }) => outcomes),
+    move: (isAwaited: MoverDeps['isAwaited'] = () => false): Promise<ReadonlyMap<string, MoveOutcome>> =>
+      moveBatch({ ...deps, isAwaited }).then(({ outcomes }) => outcomes),
+    /** An acceptor and its mover, as a process has them; the mover waits to be started. */
+    openDesk: (
+      changes: Partial<MoverDeps> = {},
+    ): { acceptor: Acceptor; mover: Mover; woken: MoverLane[] } => {
+      const hands: Hands = { urgent: new Handed(MACHINE_CLOCK), others: new Handed(MACHINE_CLOCK) }
+      const woken: MoverLane[] = []
+      const acceptor: Acceptor = new Acceptor(changes.db ?? db, process, hands, (lane) => {
+        woken.push(lane)
+        mover.wake(lane)
+      })
+      const mover: Mover = createMover({
+        ...deps,
+        ...changes,
+        log,
+        hands,
+        isAwaited: (id) => acceptor.isAwaited(id),
+        onMoved: (outcomes) => acceptor.settle(outcomes),
+        onQueued: (id) => acceptor.queue(id),
+      })
+      return { acceptor, mover, woken }
+    },
   }
 }
 

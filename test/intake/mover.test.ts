@@ -285,35 +285,6 @@ describe('order and size', () => {
       .catch((error: Error) => assert.equal(error.message, 'died before its commit'))
     assert.deepEqual([...(await intake.move()).keys()], [held])
   })
-
-  test('the urgent lane moves what is urgent while the others are being moved, and nothing else', async () => {
-    const rowOf = (priority: number) => intakeRow({ priority })
-    const [urgent, order, later] = [rowOf(3), rowOf(5), rowOf(4)]
-    await appendToIntake(intake.db, [order], intake.process)
-    await intake.db.transaction().execute(async (trx) => {
-      assert.deepEqual(
-        (await takeBatch(trx, takingOf(1_000_000))).map(({ id }) => id),
-        [order.id],
-      )
-      await appendToIntake(intake.db, [later, urgent], intake.process)
-      const moved = await intake.move(undefined, 'urgent')
-      assert.deepEqual([...moved.keys()], [urgent.id])
-    })
-    assert.deepEqual([...(await intake.move(undefined, 'urgent')).keys()], [])
-    assert.deepEqual([...(await intake.move()).keys()], [later.id])
-  })
-
-  test('the urgent lane takes nothing before the row of an SQL writer with the same key, nor what belongs to others', async () => {
-    const first = await insert('outbox', MAIL, { idempotency_key: 'both doors' })
-    const second = intakeRow({ idempotencyKey: 'both doors', message: JSON.parse(MAIL) })
-    const elsewhere = intakeRow()
-    await appendToIntake(intake.db, [second], intake.process)
-    await appendToIntake(intake.db, [elsewhere], randomUUID())
-    assert.deepEqual([...(await intake.move(undefined, 'urgent'))], [])
-    const moved = await intake.move()
-    assert.deepEqual(moved.get(first), { kind: 'stored' })
-    assert.deepEqual(moved.get(second.id), { kind: 'replayed', firstId: first })
-  })
 })
 
 function takingOf(bytes: number) {

@@ -29,6 +29,7 @@ const HOLD: MailWay = { onUnknown: 'hold' }
 const HTTP: MailWay = { isHttp: true }
 const HTTP_HOLD: MailWay = { isHttp: true, onUnknown: 'hold' }
 const BATCH: MailWay = { door: 'batch' }
+const BUFFERED: MailWay = { door: 'buffered' }
 const LATER: MailWay = { isScheduled: true }
 const BY_URL: MailWay = { attachment: 'by URL' }
 const METERED: MailWay = { isMetered: true }
@@ -41,13 +42,13 @@ const NEXT_START = 'the next start does the rest and is ready (200)'
 export const CASES: Readonly<Record<CrashPoint, readonly Case[]>> = {
   'intake.received': [mail({}, `${BROKE}; ${ONCE}`)],
   'intake.attachments-kept': [mail({ attachment: 'inline' }, `${BROKE}; ${ONCE}`)],
-  'intake.appended': [mail({}, `${BROKE}; ${ONCE}`)],
+  'intake.appended': [telling(mail(BUFFERED, `${BROKE}; ${ONCE}`))],
   'intake.before-answer': [telling(mail({}, `${BROKE}; ${ONCE}`))],
   'many.before-commit': [mail(BATCH, `${BROKE}; ${ONCE}`)],
   'many.committed': [mail(BATCH, `${BROKE}; ${ONCE}`)],
-  'mover.taken': [mail({}, `${BROKE}; ${ONCE}`)],
-  'mover.before-commit': [mail({}, `${BROKE}; ${ONCE}`)],
-  'mover.committed': [mail({}, `${BROKE}; ${ONCE}`)],
+  'mover.taken': [mail({}, `${BROKE}; ${ONCE}`), mail(BUFFERED, `${BROKE}; ${ONCE}`)],
+  'mover.before-commit': [mail({}, `${BROKE}; ${ONCE}`), mail(BUFFERED, `${BROKE}; ${ONCE}`)],
+  'mover.committed': [mail({}, `${BROKE}; ${ONCE}`), mail(BUFFERED, `${BROKE}; ${ONCE}`)],
   'schedule.before-commit': [mail(LATER, `${ANSWERED}; ${scheduled(ONCE)}`)],
   'schedule.committed': [mail(LATER, `${ANSWERED}; ${scheduled(ONCE)}`)],
   'processing.claimed': [mail({}, `${ANSWERED}; ${ONCE}`)],
@@ -114,6 +115,7 @@ function variantOf(way: MailWay): string {
   return [
     ...(way.onUnknown === 'hold' ? ['on_unknown = hold'] : []),
     ...(way.door === 'batch' ? ['a batch of two'] : []),
+    ...(way.door === 'buffered' ? ['a caller content with `buffered`'] : []),
     ...(way.attachment === undefined ? [] : [`an attachment ${way.attachment}`]),
     ...(way.isScheduled ? ['scheduled'] : []),
     ...(way.isHttp ? ['an HTTP API'] : []),

@@ -8,8 +8,8 @@ import type { Stage } from './stage.ts'
 export type MailWay = {
   /** What a stream says of outcomes that nobody can know. Default retry. */
   readonly onUnknown?: 'retry' | 'hold'
-  /** Where it is handed over. Default one message to /emails. */
-  readonly door?: 'batch'
+  /** How it is handed over. Default one message to /emails, whose caller waits for a durable answer. */
+  readonly door?: 'batch' | 'buffered'
   readonly attachment?: 'inline' | 'by URL'
   /** To go out a moment after it was accepted. */
   readonly isScheduled?: boolean
@@ -94,7 +94,10 @@ function requestOf(way: MailWay, keys: readonly string[], fileUrl: string): Requ
   return {
     path: way.door === 'batch' ? '/emails/batch' : '/emails',
     body: way.door === 'batch' ? mails : mails[0],
-    headers: { 'Idempotency-Key': keys[0] ?? '' },
+    headers: {
+      'Idempotency-Key': keys[0] ?? '',
+      ...(way.door === 'buffered' ? { 'Sluice-Durability': 'buffered' } : {}),
+    },
   }
 }
 

@@ -1,0 +1,256 @@
+import assert from 'node:assert/strict'
+import { before, describe, test } from 'node:test'
+import { Client } from 'pg'
+import type { Bells } from '../../src/queue/bells.ts'
+import type { Boss } from '../../src/queue/boss.ts'
+import { createTestDatabase, type TestDatabase } from '../support/database.ts'
+import { eventually } from '../support/eventually.ts'
+import { orderMail } from '../support/service.ts'
+import { intakeRow, openIntake } from './intake-stage.ts'
+
+/** Mail whose callers wait for a durable answer: it goes from hand to hand, through no door. */
+
+const DURABLE = { mayBuffer: false, timeoutMs: 10_000 }
+const IMPATIENT = { mayBuffer: false, timeoutMs: 100 }
+
+type Desk = ReturnType<Awaited<ReturnType<typeof openIntake>>['openDesk']>
+
+let database: TestDatabase
+let intake: Awaited<ReturnType<typeof openIntake>>
+
+before(async (t) => {
+  database = await createTestDatabase(t as Parameters<typeof createTestDatabase>[0])
+  intake = await openIntake(database)
+})
+
+test('an answer comes when the message is committed to a logged table, and no sooner', async () => {
+  const desk = intake.openDesk()
+  const row = intakeRow()
+  await working(desk, async () => {
+    const { accepted } = await whileLocked('mail.message', async () => {
+      const accepted = desk.acceptor.accept(row, DURABLE)
+      await untilBlocked('mail.message')
+      assert.deepEqual(await database.query('select from mail.intake'), [], 'it goes through no door')
+      assert.equal(await isSettled(accepted), false)
+      return { accepted }
+    })
+    assert.deepEqual(await accepted, { id: row.id, durability: 'durable', isReplay: false })
+  })
+  assert.deepEqual(await statusOf(row.id), ['accepted'])
+})
+
+test('what nobody took in time was not accepted, and is never sent', async () => {
+  const desk = intake.openDesk()
+  const row = intakeRow()
+  await assert.rejects(desk.acceptor.accept(row, IMPATIENT), { status: 503, message: /was not accepted/ })
+  const next = intakeRow()
+  await working(desk, () => desk.acceptor.accept(next, DURABLE))
+  assert.deepEqual([await statusOf(row.id), await statusOf(next.id)], [[], ['accepted']])
+})
+
+test('what is being moved when the time is over may still be sent, and its caller hears so', async () => {
+  const desk = intake.openDesk()
+  const row = intakeRow()
+  await working(desk, async () => {
+    await whileLocked('mail.message', () =>
+      assert.rejects(desk.acceptor.accept(row, IMPATIENT), {
+        status: 503,
+        retryAfterS: 2,
+        message: /may still be sent.*Idempotency-Key/,
+      }),
+    )
+    await eventually('it is stored', async () => (await statusOf(row.id)).length > 0)
+  })
+})
+
+test('requests of one moment are stored by one statement', async () => {
+  const desk = intake.openDesk()
+  const rows = Array.from({ length: 300 }, () => intakeRow({ priority: 5 }))
+  const accepted = Promise.all(rows.map((row) => desk.acceptor.accept(row, DURABLE)))
+  await working(desk, () => accepted)
+  const transactions = await database.query('select distinct xmin from mail.message where id = any ($1)', [
+    rows.map(({ id }) => id),
+  ])
+  assert.equal(transactions.length, 1)
+  const [seqs] = await database.query<{ numbers: number }>(
+    'select count(distinct seq)::integer as numbers from mail.message where id = any ($1)',
+    [rows.map(({ id }) => id)],
+  )
+  assert.equal(seqs?.numbers, 300)
+})
+
+test('what is urgent is answered while others are being moved', async () => {
+  const desk = intake.openDesk()
+  await working(desk, async () => {
+    const holder = new Client({ connectionString: database.url })
+    await holder.connect()
+    try {
+      await holder.query('begin')
+      await holder.query(
+        `insert into mail.idempotency (scope, key, fingerprint, message_ids, expires_at)
+         values ('send', 'held', '', '{}', now() + interval '1 hour')`,
+      )
+      const order = desk.acceptor.accept(intakeRow({ priority: 4, idempotencyKey: 'held' }), DURABLE)
+      await eventually('the order waits for the key', async () => {
+        const waiting = await database.query(
+          "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%intake.claim_keys%'",
+        )
+        return waiting.length === 1
+      })
+      await desk.acceptor.accept(intakeRow({ priority: 3 }), DURABLE)
+      assert.equal(await isSettled(order), false)
+      await holder.query('rollback')
+      await order
+    } finally {
+      await holder.end()
+    }
+  })
+})
+
+describe('a batch that failed', () => {
+  test('is moved again when it was not committed, once', async () => {
+    let attempts = 0
+    const boss = failing(intake.boss, 'insert', () => {
+      attempts += 1
+      return attempts === 1
+    })
+    const desk = intake.openDesk({ boss })
+    const row = intakeRow()
+    const accepted = await working(desk, () => desk.acceptor.accept(row, DURABLE))
+    assert.deepEqual(accepted, { id: row.id, durability: 'durable', isReplay: false })
+    assert.deepEqual([attempts, await statusOf(row.id)], [2, ['accepted']])
+  })
+
+  test('is answered as durable when it turns out to be committed, and not moved again', async () => {
+    let rings = 0
+    const bells = failing(intake.bells, 'ring', () => {
+      rings += 1
+      return true
+    })
+    const desk = intake.openDesk({ bells })
+    const row = intakeRow()
+    const accepted = await working(desk, () => desk.acceptor.accept(row, DURABLE))
+    assert.deepEqual(accepted, { id: row.id, durability: 'durable', isReplay: false })
+    assert.deepEqual([rings, await statusOf(row.id)], [1, ['accepted']])
+  })
+
+  test('is dropped when its callers were told that it was not accepted in time', async () => {
+    const boss = failing(intake.boss, 'insert', () => true)
+    const desk = intake.openDesk({ boss })
+    const row = intakeRow()
+    await working(desk, async () => {
+      await assert.rejects(desk.acceptor.accept(row, IMPATIENT), { status: 503 })
+    })
+    assert.deepEqual(await statusOf(row.id), [])
+  })
+
+  test('goes one by one when the database refuses a row of it', async () => {
+    await database.query(
+      `create function mail.refuse() returns trigger language plpgsql as $$
+       begin
+         if new.source = 'refused' and new.status <> 'dead' then raise check_violation; end if;
+         return new;
+       end $$`,
+    )
+    await database.query(
+      'create trigger refuse before insert on mail.message for each row execute function mail.refuse()',
+    )
+    const desk = intake.openDesk()
+    const [good, bad] = [intakeRow(), intakeRow({ source: 'refused' })]
+    const answers = Promise.allSettled([good, bad].map((row) => desk.acceptor.accept(row, DURABLE)))
+    await working(desk, () => answers)
+    await database.query('drop trigger refuse on mail.message')
+    const [kept, refused] = await answers
+    assert.equal(kept?.status, 'fulfilled')
+    assert.match(refused?.status === 'rejected' && refused.reason.message, /The database refused this row/)
+    assert.deepEqual([await statusOf(good.id), await statusOf(bad.id)], [['accepted'], []])
+  })
+})
+
+describe('a key', () => {
+  test('that an SQL writer used before stays with its message', async () => {
+    const message = orderMail()
+    const [first] = await database.query<{ id: string }>(
+      "insert into mail.outbox (message, idempotency_key) values ($1::json, 'both doors') returning id",
+      [JSON.stringify(message)],
+    )
+    const desk = intake.openDesk()
+    const row = intakeRow({ message, idempotencyKey: 'both doors' })
+    const accepted = await working(desk, () => desk.acceptor.accept(row, DURABLE))
+    assert.deepEqual(accepted, { id: first?.id, durability: 'durable', isReplay: true })
+    assert.deepEqual(await statusOf(row.id), [])
+  })
+
+  test('given twice at the same moment stands for the first, and another message under it is a conflict', async () => {
+    const desk = intake.openDesk()
+    const [first, again] = [intakeRow({ idempotencyKey: 'twice' }), intakeRow({ idempotencyKey: 'twice' })]
+    const other = intakeRow({ idempotencyKey: 'twice', message: orderMail({ subject: 'Another' }) })
+    const answers = Promise.allSettled([first, again, other].map((row) => desk.acceptor.accept(row, DURABLE)))
+    await working(desk, () => answers)
+    const [one, two, three] = await answers
+    assert.deepEqual(one, {
+      status: 'fulfilled',
+      value: { id: first.id, durability: 'durable', isReplay: false },
+    })
+    assert.deepEqual(two, {
+      status: 'fulfilled',
+      value: { id: first.id, durability: 'durable', isReplay: true },
+    })
+    assert.equal(three?.status === 'rejected' && three.reason.status, 409)
+  })
+})
+
+async function working<T>({ mover }: Desk, work: () => Promise<T>): Promise<T> {
+  mover.start()
+  try {
+    return await work()
+  } finally {
+    await mover.stop()
+  }
+}
+
+/** The same, but a method that throws when it is told to. */
+function failing<T extends Boss | Bells>(whole: T, method: keyof T, isFailing: () => boolean): T {
+  return new Proxy(whole, {
+    get(target, name) {
+      const value = Reflect.get(target, name)
+      if (typeof value !== 'function') return value
+      return (...args: unknown[]) => {
+        if (name === method && isFailing()) throw new Error('failed, as the test wants it')
+        return value.apply(target, args)
+      }
+    },
+  })
+}
+
+/** Nobody else writes to the table until `work` is done. */
+async function whileLocked<T>(table: string, work: () => Promise<T>): Promise<T> {
+  const blocker = new Client({ connectionString: database.url })
+  await blocker.connect()
+  try {
+    await blocker.query(`begin; lock table ${table} in exclusive mode`)
+    return await work()
+  } finally {
+    await blocker.end()
+  }
+}
+
+async function untilBlocked(table: string): Promise<void> {
+  await eventually(`somebody waits for ${table}`, async () => {
+    const waiting = await database.query(
+      'select from pg_locks where not granted and relation = $1::regclass',
+      [table],
+    )
+    return waiting.length > 0
+  })
+}
+
+async function isSettled(promise: Promise<unknown>): Promise<boolean> {
+  const now = new Promise<false>((resolve) => setImmediate(() => resolve(false)))
+  return Promise.race([promise.then(() => true as const), now])
+}
+
+async function statusOf(id: string): Promise<string[]> {
+  const rows = await database.query<{ status: string }>('select status from mail.message where id = $1', [id])
+  return rows.map(({ status }) => status)
+}
