@@ -252,6 +252,7 @@ function createIntake(core: Core): { acceptor: Acceptor; mover: Mover } {
     hands,
     onMoved: (outcomes) => acceptor.settle(outcomes),
     onQueued: (id) => acceptor.queue(id),
+    onRefused: (id, error) => acceptor.refuse(id, error),
   })
   return { acceptor, mover }
 }

@@ -83,7 +83,9 @@ describe('at the REST door', () => {
     await database.query(
       'create function mail.keep() returns trigger language plpgsql as $$ begin insert into mail.seen values (new.message); return new; end $$; create table mail.seen (message json); grant insert on mail.seen to mail_service; create trigger keep before insert on mail.intake for each row execute function mail.keep()',
     )
-    await post(service, { attachments: [{ filename: 'a.pdf', content }] })
+    const body = orderMail({ attachments: [{ filename: 'a.pdf', content }] })
+    const headers = { 'Sluice-Durability': 'buffered' }
+    assert.equal((await service.request('/emails', { body, headers })).status, 200)
     await database.query('drop trigger keep on mail.intake')
     const [row] = await database.query<{ message: { attachments: object[] }; chars: number }>(
       'select message, length(message::text) as chars from mail.seen',

@@ -117,6 +117,11 @@ export class Acceptor {
     this.#lookLater()
   }
 
+  /** For what was handed over and is given up. */
+  refuse(id: string, error: Error): void {
+    this.#waiting.get(id)?.moved.reject(error)
+  }
+
   /** For what was handed over and has to go by the door after all. */
   queue(id: string): void {
     const waiter = this.#waiting.get(id)

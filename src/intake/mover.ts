@@ -1,7 +1,9 @@
+import { isDatabaseUnavailable } from '../db/connection-error.ts'
 import { isLastingFault } from '../db/sqlstate.ts'
 import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import { QueueFront } from '../queue/queue-front.ts'
+import { notAccepted, unavailable } from './acceptance-errors.ts'
 import type { Handed } from './handed.ts'
 import { type MoveOutcome, outcomeOf } from './idempotency.ts'
 import { BATCH_BYTES, BATCH_ROWS, type MoverDeps, moveBatch } from './move-batch.ts'
@@ -26,6 +28,8 @@ const LATE_ROWS = 10_000
 /** How often the doors are looked at by themselves, for rows that SQL writers append unannounced. */
 const DOORS_IDLE_MS = 100
 const HANDED_IDLE_MS = 1_000
+/** A moment without the database is waited out; then callers hear of it. */
+const AWAY_FAILURES = 2
 
 /** Who handed over in this process, in two lanes: what is urgent need not wait for the hundreds that are being moved. */
 export type Hands = { readonly urgent: Handed; readonly others: Handed }
@@ -47,6 +51,8 @@ type MoverOptions = MoverDeps & {
   readonly onMoved: (outcomes: ReadonlyMap<string, MoveOutcome>) => void
   /** Told of what was handed over and has to go by the doors, behind the row of an SQL writer that has the same key. */
   readonly onQueued: (id: string) => void
+  /** Told of what was handed over and is given up, with what its caller is to hear. */
+  readonly onRefused: (id: string, error: Error) => void
 }
 
 export function createMover(options: MoverOptions): Mover {
@@ -90,29 +96,44 @@ function createDoorsLane(options: MoverOptions): Loop {
 }
 
 function createHandedLane(options: MoverOptions, lane: keyof Hands): Loop {
+  const hand = options.hands[lane]
   let inHand: readonly queries.TakenRow[] = []
   /** Moving them failed: whether that was committed is not known. */
   let isDoubtful = false
   let oneByOne = false
+  let failures = 0
+  const move = async (): Promise<boolean> => {
+    if (isDoubtful) inHand = await unmoved(options, inHand)
+    isDoubtful = false
+    if (inHand.length === 0) inHand = hand.take(BATCH_ROWS, BATCH_BYTES)
+    if (inHand.length === 0) return false
+    inHand = await withoutQueued(options, inHand)
+    isDoubtful = true
+    const { outcomes } = await moveBatch(options, { oneByOne, handed: inHand })
+    isDoubtful = false
+    inHand = []
+    options.onMoved(outcomes)
+    return true
+  }
   return new Loop({
     name: `mover ${lane}`,
     log: options.log,
     idleMs: HANDED_IDLE_MS,
     round: async () => {
-      if (isDoubtful) inHand = await unmoved(options, inHand)
-      isDoubtful = false
-      if (inHand.length === 0) inHand = options.hands[lane].take(BATCH_ROWS, BATCH_BYTES)
-      if (inHand.length === 0) return false
-      inHand = await withoutQueued(options, inHand)
       try {
-        const { outcomes } = await moveBatch(options, { oneByOne, handed: inHand })
-        inHand = []
+        const isMoved = await move()
         oneByOne = false
-        options.onMoved(outcomes)
-        return true
+        failures = 0
+        return isMoved
       } catch (error) {
-        isDoubtful = true
         oneByOne = isLastingFault(error)
+        failures += 1
+        if (failures >= AWAY_FAILURES && isDatabaseUnavailable(error)) {
+          for (const { id } of inHand) options.onRefused(id, unavailable(error))
+          for (const { id } of hand.take(Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY)) {
+            options.onRefused(id, notAccepted())
+          }
+        }
         throw error
       }
     },

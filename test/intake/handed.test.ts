@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
 import { Client } from 'pg'
+import type { Database } from '../../src/db/pool.ts'
 import type { Bells } from '../../src/queue/bells.ts'
 import type { Boss } from '../../src/queue/boss.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
@@ -167,6 +168,18 @@ describe('a batch that failed', () => {
   })
 })
 
+test('while the database is away callers hear of it soon, and nothing of theirs is sent later', async () => {
+  const away = Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' })
+  const db = failing(intake.db, 'transaction', () => true, away)
+  const desk = intake.openDesk({ db })
+  const row = intakeRow()
+  const patient = { mayBuffer: false, timeoutMs: 60_000 }
+  await working(desk, () =>
+    assert.rejects(desk.acceptor.accept(row, patient), { status: 503, retryAfterS: 2 }),
+  )
+  assert.deepEqual(await statusOf(row.id), [])
+})
+
 describe('a key', () => {
   test('that an SQL writer used before stays with its message', async () => {
     const message = orderMail()
@@ -210,13 +223,18 @@ async function working<T>({ mover }: Desk, work: () => Promise<T>): Promise<T> {
 }
 
 /** The same, but a method that throws when it is told to. */
-function failing<T extends Boss | Bells>(whole: T, method: keyof T, isFailing: () => boolean): T {
+function failing<T extends Boss | Bells | Database>(
+  whole: T,
+  method: keyof T,
+  isFailing: () => boolean,
+  error = new Error('failed, as the test wants it'),
+): T {
   return new Proxy(whole, {
     get(target, name) {
       const value = Reflect.get(target, name)
       if (typeof value !== 'function') return value
       return (...args: unknown[]) => {
-        if (name === method && isFailing()) throw new Error('failed, as the test wants it')
+        if (name === method && isFailing()) throw error
         return value.apply(target, args)
       }
     },

@@ -59,6 +59,7 @@ export async function openIntake(database: TestDatabase) {
         isAwaited: (id) => acceptor.isAwaited(id),
         onMoved: (outcomes) => acceptor.settle(outcomes),
         onQueued: (id) => acceptor.queue(id),
+        onRefused: (id, error) => acceptor.refuse(id, error),
       })
       return { acceptor, mover, woken }
     },
