@@ -26,8 +26,8 @@ import type { Transport } from './transport.ts'
  * - after the claim, before the provider answered, or after the answer and before it was settled: the
  *   message stays `sending` under this worker's number, and nobody can know whether it went out. Upkeep
  *   finds the session lock gone within seconds and does what the stream's `on_unknown` says. That is the
- *   one window for a duplicate, and it holds at most the sends in flight (no more is claimed than there are
- *   free slots) and the outcomes not written yet (nothing is claimed while more than MAX_UNSETTLED wait);
+ *   one window for a duplicate, and it holds at most the sends in flight (never more than slots; what is claimed
+ *   ahead of them was not begun) and the outcomes not written yet (nothing is claimed while more than MAX_UNSETTLED wait);
  * - after the settling commit: done.
  *
  * If the process stands still, or loses the database, for longer than others wait, they take its mail. Right before a mail
@@ -39,6 +39,8 @@ const IDLE_MS = 1_000
 const GATHER_SLOTS_MS = 500
 /** With mail waiting, so long for more of them than will do: a claim costs hardly more for twenty messages than for seven. */
 const GATHER_MORE_MS = 5
+/** A provider that takes so long at most for a request may have mail claimed ahead. */
+const FAST_MS = 25
 /** With so many outcomes unwritten nothing more is claimed. */
 const MAX_UNSETTLED = 100
 const UNSETTLED_PAUSE_MS = 20
@@ -124,14 +126,14 @@ export class Dispatcher {
     const queues = servedQueues(current, this.#provider, stream, isOpen)
     if (transport === undefined || queues.length === 0) return false
 
-    const free = stream.slots - this.#sender.underWay
+    const free = stream.slots + this.#ahead(stream, transport) - this.#sender.claimed
     const isPatient = performance.now() - this.#claimedAt < GATHER_SLOTS_MS
     const gathering = this.#gather(stream, free, isPatient)
     if (gathering !== undefined) return gathering
     const isCold = this.#isWatched() && performance.now() - this.#sender.sentAt > COLD_MS
     if (isCold && this.#sender.underWay > 0 && isPatient) return false
     this.#claimedAt = performance.now()
-    const want = isCold && this.#sender.underWay === 0 ? 1 : wantOf(transport, free)
+    const want = isCold && this.#sender.underWay === 0 ? 1 : wantOf(transport, Math.min(free, stream.slots))
     const places = queues.map((queue) => this.#placeOf(stream, queue))
     const grant = await this.#takeTokens(stream, want, transport, places)
     // Never longer than this: a pause may be lifted and a quota raised meanwhile, and that rings no bell.
@@ -141,6 +143,19 @@ export class Dispatcher {
     const isWhole = await this.#sendWaiting(stream, transport, places, grant)
     this.#isBusy = isWhole
     return isWhole ? (waitMs ?? true) : idle()
+  }
+
+  /**
+   * How many may be claimed before there is a slot for them: a relay that is fast would be through with all it was given before
+   * the next are claimed. None that somebody would have to settle if we died although it was never begun, and none
+   * whose moment was paid for: a token, or a turn of a limited domain.
+   */
+  #ahead(stream: Stream, transport: Transport): number {
+    const isTimed = this.#isWatched() || this.#deps.catalog.current.domainLimits.length > 0
+    const isFast = this.#sender.requestMs <= FAST_MS
+    return isFast && !isTimed && transport.batch === undefined && stream.onUnknown === 'retry'
+      ? stream.slots
+      : 0
   }
 
   /**

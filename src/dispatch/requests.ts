@@ -42,3 +42,10 @@ export function leftUnsent({ rate }: SendOutcome): SendOutcome {
     ...(rate === undefined ? {} : { rate }),
   }
 }
+
+/** For what waited behind requests that do not end. */
+export const STALLED: SendOutcome = {
+  kind: 'unreachable',
+  code: 'service_unavailable',
+  reason: 'not sent, because the provider does not answer the messages before it',
+}

@@ -10,7 +10,7 @@ import { type Claim, waitsSince } from './claims.ts'
 import { type Health, isProviderFault } from './health.ts'
 import { bytesToLoad, contentsOf, envelopeOf, outgoingOf } from './outgoing.ts'
 import type * as queries from './queries.ts'
-import { leftUnsent, requestsOf } from './requests.ts'
+import { leftUnsent, requestsOf, STALLED } from './requests.ts'
 import { openClaimed, quiet, withoutWords } from './sensitive.ts'
 import { type Attempt, settle, settleFault } from './settlement.ts'
 import type { Settler } from './settler.ts'
@@ -21,6 +21,10 @@ const UNREACHABLE_DELAY_MS = 1_000
 /** After a fault the provider is asked about before every claim for so long: others may have opened its breaker. */
 const WARY_MS = 2_000
 const UNFORESEEN_LOG = 'sending failed in an unforeseen way'
+/** The average of requests' times follows so many of them. */
+const AVERAGED = 20
+/** What waits for a slot is given back when none becomes free for so long: somebody else may get it out. */
+const STALL_MS = 1_000
 const UNFORESEEN = 'Sending failed in an unforeseen way; the log has the details.'
 
 export type SenderDeps = {
@@ -41,6 +45,8 @@ export type SenderDeps = {
   readonly random: () => number
 }
 
+type Request = { readonly stream: Stream; readonly transport: Transport; readonly claims: readonly Claim[] }
+
 /**
  * Hands claimed messages of one stream over to one provider, each request in a slot, and gives what became of them to the
  * settler. Every claim that comes in comes out as an outcome.
@@ -53,11 +59,16 @@ export class Sender {
   readonly #inFlight = new Set<Promise<void>>()
   /** Ids of the messages of requests under way, as long as nothing is known of them. */
   readonly #unsettled = new Set<string>()
+  /** Claimed, and not begun: each takes the next slot that becomes free. */
+  readonly #waiting: Request[] = []
   readonly #abort = new AbortController()
   // These by performance.now(): the clock on the wall may be set.
   /** When the latest request ended. */
   sentAt = Number.NEGATIVE_INFINITY
+  /** How long requests take lately: a moving average. */
+  requestMs = Number.POSITIVE_INFINITY
   #waryUntil = 0
+  #stallTimer: NodeJS.Timeout | undefined
 
   constructor(deps: SenderDeps, provider: string, stream: string, onEnd: () => void) {
     this.#deps = deps
@@ -69,6 +80,11 @@ export class Sender {
   /** How many requests are under way. */
   get underWay(): number {
     return this.#inFlight.size
+  }
+
+  /** How many are under way or wait for a slot. */
+  get claimed(): number {
+    return this.#inFlight.size + this.#waiting.length
   }
 
   /** The provider may have to be left alone: it was not well lately, or others say that it is not. */
@@ -84,24 +100,44 @@ export class Sender {
   }
 
   async finish(): Promise<void> {
-    await Promise.all(this.#inFlight)
+    while (this.#inFlight.size > 0) await Promise.all(this.#inFlight)
   }
 
   /** A slot is a request under way: of one message, or of a batch where the provider takes them. */
   launch(stream: Stream, transport: Transport, claims: readonly Claim[]): void {
     const size = transport.batch?.size ?? 1
     for (let start = 0; start < claims.length; start += size) {
-      const send = this.#send(stream, transport, claims.slice(start, start + size)).finally(() => {
+      this.#waiting.push({ stream, transport, claims: claims.slice(start, start + size) })
+    }
+    this.#fill(stream.slots)
+    this.#watchStall()
+  }
+
+  #fill(slots: number): void {
+    while (this.#inFlight.size < slots) {
+      const request = this.#waiting.shift()
+      if (request === undefined) return
+      const send = this.#send(request).finally(() => {
         this.#inFlight.delete(send)
         this.sentAt = performance.now()
+        this.#fill(slots)
         this.#onEnd()
       })
       this.#inFlight.add(send)
     }
   }
 
+  #watchStall(): void {
+    if (this.#stallTimer !== undefined || this.#waiting.length === 0) return
+    this.#stallTimer = setTimeout(() => {
+      this.#stallTimer = undefined
+      if (performance.now() - this.sentAt >= STALL_MS) this.#leaveWaiting(STALLED)
+      this.#watchStall()
+    }, STALL_MS).unref()
+  }
+
   /** Ends with an outcome for each, whatever happens: what nobody foresaw must not end the process, and all its sends with it. */
-  async #send(stream: Stream, transport: Transport, claims: readonly Claim[]): Promise<void> {
+  async #send({ stream, transport, claims }: Request): Promise<void> {
     for (const { message } of claims) this.#unsettled.add(message.id)
     try {
       await this.#sendRequests(stream, transport, claims)
@@ -181,13 +217,25 @@ export class Sender {
     const telling = fault ?? outcomes[0]
     if (telling === undefined) return undefined
     this.#measureRequest(seconds, fault !== undefined)
-    if (fault !== undefined) this.#waryUntil = performance.now() + WARY_MS
+    if (fault !== undefined) {
+      this.#waryUntil = performance.now() + WARY_MS
+      this.#leaveWaiting(leftUnsent(fault))
+    }
     await this.#deps.health.note(this.#provider, isSecret ? quiet(telling) : telling, this.isSuspect())
     return fault
   }
 
+  /** What nobody has begun with goes back. */
+  #leaveWaiting(outcome: SendOutcome): void {
+    for (const { stream, claims } of this.#waiting.splice(0)) {
+      for (const claim of claims) this.#settle(stream, claim, outcome)
+    }
+  }
+
   #measureRequest(seconds: number, isFault: boolean): void {
     const { meter } = this.#deps
+    const ms = seconds * 1_000
+    this.requestMs = Number.isFinite(this.requestMs) ? this.requestMs + (ms - this.requestMs) / AVERAGED : ms
     const place = { stream: this.#streamName, provider: this.#provider }
     meter.happened('request', place, 1)
     if (isFault) meter.happened('fault', place, 1)
