@@ -20,7 +20,7 @@ import * as queries from './queries.ts'
 import { sealRow } from './sensitive.ts'
 
 export const BATCH_ROWS = 500
-export const BATCH_BYTES = 16 * 1_024 * 1_024
+export const BATCH_BYTES = 4 * 1_024 * 1_024
 /** Of a row that cannot be stored, so much is kept. */
 const KEPT_CHARS = 1_000_000
 
