@@ -22,6 +22,12 @@ export type ServerTimeouts = {
   readonly lookEveryMs: number
 }
 
+/**
+ * How long a connection without a request is kept. Longer than balancers and clients keep theirs, mostly for a minute: who hangs up
+ * first should be whoever sends, or requests are lost that cross the hang-up.
+ */
+const KEPT_MS = 65_000
+
 const TIMEOUTS: ServerTimeouts = { headMs: 15_000, requestMs: 300_000, lookEveryMs: 5_000 }
 
 /** What node's parser refuses never reaches the app; by the codes of its errors. */
@@ -76,6 +82,7 @@ function openServer(app: Hono, { headMs, requestMs, lookEveryMs }: ServerTimeout
   const server = createServer({
     headersTimeout: headMs,
     requestTimeout: requestMs,
+    keepAliveTimeout: KEPT_MS,
     connectionsCheckingInterval: lookEveryMs,
     // Ours says what is wrong.
     requireHostHeader: false,

@@ -153,6 +153,11 @@ describe('bad input is refused with the field’s name', () => {
   })
 })
 
+test('a connection is kept for longer than balancers keep theirs', async () => {
+  const answer = await service.request('/healthz')
+  assert.equal(answer.headers.get('Keep-Alive'), 'timeout=65')
+})
+
 describe('a body over the limit', () => {
   for (const framing of ['fixed', 'chunked'] as const) {
     test(`is 413 with ${framing} length, and the connection serves the next request`, async (t) => {
