@@ -116,8 +116,12 @@ async function repair(shop: Shop, act: Act, repairer: Repairer, signal: AbortSig
 /** Where nobody is there to press it, the end of the input will do. */
 async function enter(question: string, signal: AbortSignal): Promise<void> {
   const terminal = createInterface({ input: process.stdin, output: process.stdout })
-  await Promise.race([terminal.question(question, { signal }), once(terminal, 'close')])
-  terminal.close()
+  try {
+    await Promise.race([terminal.question(question, { signal }), once(terminal, 'close')])
+  } finally {
+    // Interrupted too: a terminal that is read keeps the process.
+    terminal.close()
+  }
 }
 
 async function isSettled({ sql }: Shop): Promise<boolean> {

@@ -41,7 +41,7 @@ export type Mover = {
   start(): void
   /** Resolves when what is under way was moved. */
   stop(): Promise<void>
-  /** Rows were appended. */
+  /** Rows were appended, or handed over. */
   wake(lane: MoverLane): void
 }
 
