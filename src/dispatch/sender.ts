@@ -65,7 +65,7 @@ export class Sender {
   // These by performance.now(): the clock on the wall may be set.
   /** When the latest request ended. */
   sentAt = Number.NEGATIVE_INFINITY
-  /** How long requests take lately: a moving average. */
+  /** How long requests take lately: a moving average; infinite while that is not known. */
   requestMs = Number.POSITIVE_INFINITY
   #waryUntil = 0
   #stallTimer: NodeJS.Timeout | undefined
@@ -131,7 +131,10 @@ export class Sender {
     if (this.#stallTimer !== undefined || this.#waiting.length === 0) return
     this.#stallTimer = setTimeout(() => {
       this.#stallTimer = undefined
-      if (performance.now() - this.sentAt >= STALL_MS) this.#leaveWaiting(STALLED)
+      if (performance.now() - this.sentAt >= STALL_MS) {
+        this.requestMs = Number.POSITIVE_INFINITY
+        this.#leaveWaiting(STALLED)
+      }
       this.#watchStall()
     }, STALL_MS).unref()
   }

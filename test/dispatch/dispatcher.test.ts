@@ -210,38 +210,6 @@ test('sends that hang do not keep the free slots beside them from being used', a
   await untilAll(database, 12, 'sent')
 })
 
-test('mail for a fast relay is claimed ahead of its slots, and given back when no slot becomes free', async (t) => {
-  const database = await createTestDatabase(t)
-  let isStuck = false
-  const freed = Promise.withResolvers<undefined>()
-  let accepted = 0
-  const sink = await startSmtpSink(t, {
-    onMail: async () => {
-      accepted += 1
-      if (accepted === 200) isStuck = true
-      return isStuck ? freed.promise : undefined
-    },
-  })
-  await startTestService(database, { SMTP_URL: sink.url })
-  const ids = await insertMany(database, 600)
-  const left = await eventually('what was claimed ahead is given back', async () => {
-    const rows = await database.query<{ attempts: number; status: string }>(
-      "select m.attempts, m.status from mail.message m join mail.event e on e.message_id = m.id where e.type = 'unreachable'",
-    )
-    return rows.length > 0 && rows
-  })
-  assert.ok(left.length <= 20 && left.every(({ attempts }) => attempts === 0))
-  assert.ok(sink.connections.most <= 20, `${sink.connections.most} connections`)
-  isStuck = false
-  freed.resolve(undefined)
-  await untilAll(database, 600, 'sent')
-  assert.deepEqual(sink.mails.map(sluiceIdOf).toSorted(), ids.toSorted())
-  const [most] = await database.query<{ attempts: number }>(
-    'select max(attempts) as attempts from mail.message',
-  )
-  assert.equal(most?.attempts, 1)
-})
-
 test('nothing is claimed ahead that a person would have to settle if the worker died', async (t) => {
   const database = await createTestDatabase(t)
   let accepted = 0
