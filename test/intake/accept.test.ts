@@ -1,14 +1,13 @@
 import assert from 'node:assert/strict'
 import { before, test } from 'node:test'
 import type { QueryResult, RootOperationNode, UnknownRow } from 'kysely'
-import { Client } from 'pg'
 import type { Database } from '../../src/db/pool.ts'
 import { ApiError } from '../../src/errors.ts'
 import { appendToIntake } from '../../src/intake/queries.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { orderMail } from '../support/service.ts'
-import { intakeRow, openIntake } from './intake-stage.ts'
+import { intakeRow, openIntake, statusOf, whileLocked } from './intake-stage.ts'
 
 /** Long enough for the append, too short for anybody to move the row. */
 const IMPATIENT_MS = 50
@@ -58,7 +57,7 @@ test('a row that another process is still moving is not answered durable', async
     })
     .catch((error: Error) => assert.equal(error.message, 'the other process died'))
   await intake.move()
-  assert.deepEqual(await statusOf(row.id), ['accepted'])
+  assert.deepEqual(await statusOf(database, row.id), ['accepted'])
 })
 
 test('a repeat that another process moved is answered with the first message', async () => {
@@ -70,7 +69,7 @@ test('a repeat that another process moved is answered with the first message', a
     durability: 'durable',
     isReplay: true,
   })
-  assert.deepEqual(await statusOf(repeat.id), [])
+  assert.deepEqual(await statusOf(database, repeat.id), [])
 })
 
 test('a key used with another message is a conflict, whichever process moved it', async () => {
@@ -78,7 +77,11 @@ test('a key used with another message is a conflict, whichever process moved it'
   const other = intakeRow({ idempotencyKey: 'conflict', message: orderMail({ subject: 'Another' }) })
   const error = await refusalOf(acceptAndMoveElsewhere(other))
   assert.deepEqual([error.code, error.status], ['invalid_idempotent_request', 409])
-  assert.deepEqual(await statusOf(other.id), [], 'its caller heard of it: nothing is left for a person to do')
+  assert.deepEqual(
+    await statusOf(database, other.id),
+    [],
+    'its caller heard of it: nothing is left for a person to do',
+  )
 })
 
 test('a conflict found when its caller is long gone is kept as a dead letter', async () => {
@@ -89,7 +92,7 @@ test('a conflict found when its caller is long gone is kept as a dead letter', a
     late.id,
   ])
   await intake.move()
-  assert.deepEqual(await statusOf(late.id), ['dead'])
+  assert.deepEqual(await statusOf(database, late.id), ['dead'])
 })
 
 test('a message that another process refused is answered with the reason', async () => {
@@ -140,7 +143,7 @@ test('a burst of large mail is spread over statements of bounded size', async ()
 test('the time a caller waits covers the append, and a row that never left for the database is never sent', async () => {
   const { acceptor } = intake.openDesk()
   const [left, kept] = [intakeRow(), intakeRow()]
-  await whileLocked('mail.intake', async () => {
+  await whileLocked(database, 'mail.intake', async () => {
     const impatient = { mayBuffer: true, timeoutMs: IMPATIENT_MS }
     const refusals = await Promise.all([left, kept].map((row) => refusalOf(acceptor.accept(row, impatient))))
     assert.deepEqual(
@@ -153,7 +156,7 @@ test('the time a caller waits covers the append, and a row that never left for t
   const next = intakeRow()
   await acceptor.accept(next, { mayBuffer: true, timeoutMs: 10_000 })
   await moveAll()
-  assert.deepEqual(await Promise.all([left, kept, next].map(({ id }) => statusOf(id))), [
+  assert.deepEqual(await Promise.all([left, kept, next].map(({ id }) => statusOf(database, id))), [
     ['accepted'],
     [],
     ['accepted'],
@@ -164,7 +167,7 @@ test('more mail than may be held is refused at once, and room is made by what en
   const { acceptor } = intake.openDesk()
   const patient = { mayBuffer: true, timeoutMs: 60_000 }
   const large = (chars: number) => intakeRow({ message: orderMail({ html: 'x'.repeat(chars) }) })
-  const first = await whileLocked('mail.intake', async () => {
+  const first = await whileLocked(database, 'mail.intake', async () => {
     const held = acceptor.accept(large(30_000_000), patient)
     const error = await refusalOf(acceptor.accept(large(40_000_000), patient))
     assert.deepEqual([error.status, error.retryAfterS], [503, 2])
@@ -194,18 +197,6 @@ async function moveAll(): Promise<void> {
   while ((await database.query('select from mail.intake limit 1')).length > 0) await intake.move()
 }
 
-/** Nobody else reads or writes the table until `work` is done. */
-async function whileLocked<T>(table: string, work: () => Promise<T>): Promise<T> {
-  const blocker = new Client({ connectionString: database.url })
-  await blocker.connect()
-  try {
-    await blocker.query(`begin; lock table ${table}`)
-    return await work()
-  } finally {
-    await blocker.end()
-  }
-}
-
 async function acceptAndMoveElsewhere(row: ReturnType<typeof intakeRow>) {
   const { acceptor, woken } = intake.openDesk()
   const accepted = acceptor.accept(row, { mayBuffer: true, timeoutMs: 10_000 })
@@ -229,11 +220,6 @@ async function refusalOf(accepted: Promise<unknown>): Promise<ApiError> {
 async function settledWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
   const timeout = new Promise<false>((resolve) => setTimeout(() => resolve(false), ms))
   return Promise.race([promise.then(() => true as const), timeout])
-}
-
-async function statusOf(id: string): Promise<string[]> {
-  const rows = await database.query<{ status: string }>('select status from mail.message where id = $1', [id])
-  return rows.map(({ status }) => status)
 }
 
 /** The same database, noting the size of the parameters of each append. */

@@ -7,7 +7,7 @@ import type { Boss } from '../../src/queue/boss.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
 import { orderMail } from '../support/service.ts'
-import { intakeRow, openIntake } from './intake-stage.ts'
+import { intakeRow, openIntake, statusOf, whileLocked } from './intake-stage.ts'
 
 /** Mail whose callers wait for a durable answer: it goes from hand to hand, through no door. */
 
@@ -28,7 +28,7 @@ test('an answer comes when the message is committed to a logged table, and no so
   const desk = intake.openDesk()
   const row = intakeRow()
   await working(desk, async () => {
-    const { accepted } = await whileLocked('mail.message', async () => {
+    const { accepted } = await whileLocked(database, 'mail.message', async () => {
       const accepted = desk.acceptor.accept(row, DURABLE)
       await untilBlocked('mail.message')
       assert.deepEqual(await database.query('select from mail.intake'), [], 'it goes through no door')
@@ -37,7 +37,7 @@ test('an answer comes when the message is committed to a logged table, and no so
     })
     assert.deepEqual(await accepted, { id: row.id, durability: 'durable', isReplay: false })
   })
-  assert.deepEqual(await statusOf(row.id), ['accepted'])
+  assert.deepEqual(await statusOf(database, row.id), ['accepted'])
 })
 
 test('what nobody took in time was not accepted, and is never sent', async () => {
@@ -46,21 +46,21 @@ test('what nobody took in time was not accepted, and is never sent', async () =>
   await assert.rejects(desk.acceptor.accept(row, IMPATIENT), { status: 503, message: /was not accepted/ })
   const next = intakeRow()
   await working(desk, () => desk.acceptor.accept(next, DURABLE))
-  assert.deepEqual([await statusOf(row.id), await statusOf(next.id)], [[], ['accepted']])
+  assert.deepEqual([await statusOf(database, row.id), await statusOf(database, next.id)], [[], ['accepted']])
 })
 
 test('what is being moved when the time is over may still be sent, and its caller hears so', async () => {
   const desk = intake.openDesk()
   const row = intakeRow()
   await working(desk, async () => {
-    await whileLocked('mail.message', () =>
+    await whileLocked(database, 'mail.message', () =>
       assert.rejects(desk.acceptor.accept(row, IMPATIENT), {
         status: 503,
         retryAfterS: 2,
         message: /may still be sent.*Idempotency-Key/,
       }),
     )
-    await eventually('it is stored', async () => (await statusOf(row.id)).length > 0)
+    await eventually('it is stored', async () => (await statusOf(database, row.id)).length > 0)
   })
 })
 
@@ -119,7 +119,7 @@ describe('a batch that failed', () => {
     const row = intakeRow()
     const accepted = await working(desk, () => desk.acceptor.accept(row, DURABLE))
     assert.deepEqual(accepted, { id: row.id, durability: 'durable', isReplay: false })
-    assert.deepEqual([attempts, await statusOf(row.id)], [2, ['accepted']])
+    assert.deepEqual([attempts, await statusOf(database, row.id)], [2, ['accepted']])
   })
 
   test('is answered as durable when it turns out to be committed, and not moved again', async () => {
@@ -132,7 +132,7 @@ describe('a batch that failed', () => {
     const row = intakeRow()
     const accepted = await working(desk, () => desk.acceptor.accept(row, DURABLE))
     assert.deepEqual(accepted, { id: row.id, durability: 'durable', isReplay: false })
-    assert.deepEqual([rings, await statusOf(row.id)], [1, ['accepted']])
+    assert.deepEqual([rings, await statusOf(database, row.id)], [1, ['accepted']])
   })
 
   test('is dropped when its callers were told that it was not accepted in time', async () => {
@@ -142,7 +142,7 @@ describe('a batch that failed', () => {
     await working(desk, async () => {
       await assert.rejects(desk.acceptor.accept(row, IMPATIENT), { status: 503 })
     })
-    assert.deepEqual(await statusOf(row.id), [])
+    assert.deepEqual(await statusOf(database, row.id), [])
   })
 
   test('goes one by one when the database refuses a row of it', async () => {
@@ -164,7 +164,10 @@ describe('a batch that failed', () => {
     const [kept, refused] = await answers
     assert.equal(kept?.status, 'fulfilled')
     assert.match(refused?.status === 'rejected' && refused.reason.message, /The database refused this row/)
-    assert.deepEqual([await statusOf(good.id), await statusOf(bad.id)], [['accepted'], []])
+    assert.deepEqual(
+      [await statusOf(database, good.id), await statusOf(database, bad.id)],
+      [['accepted'], []],
+    )
   })
 })
 
@@ -177,7 +180,7 @@ test('while the database is away callers hear of it soon, and nothing of theirs 
   await working(desk, () =>
     assert.rejects(desk.acceptor.accept(row, patient), { status: 503, retryAfterS: 2 }),
   )
-  assert.deepEqual(await statusOf(row.id), [])
+  assert.deepEqual(await statusOf(database, row.id), [])
 })
 
 describe('a key', () => {
@@ -191,7 +194,7 @@ describe('a key', () => {
     const row = intakeRow({ message, idempotencyKey: 'both doors' })
     const accepted = await working(desk, () => desk.acceptor.accept(row, DURABLE))
     assert.deepEqual(accepted, { id: first?.id, durability: 'durable', isReplay: true })
-    assert.deepEqual(await statusOf(row.id), [])
+    assert.deepEqual(await statusOf(database, row.id), [])
   })
 
   test('given twice at the same moment stands for the first, and another message under it is a conflict', async () => {
@@ -241,18 +244,6 @@ function failing<T extends Boss | Bells | Database>(
   })
 }
 
-/** Nobody else writes to the table until `work` is done. */
-async function whileLocked<T>(table: string, work: () => Promise<T>): Promise<T> {
-  const blocker = new Client({ connectionString: database.url })
-  await blocker.connect()
-  try {
-    await blocker.query(`begin; lock table ${table} in exclusive mode`)
-    return await work()
-  } finally {
-    await blocker.end()
-  }
-}
-
 async function untilBlocked(table: string): Promise<void> {
   await eventually(`somebody waits for ${table}`, async () => {
     const waiting = await database.query(
@@ -266,9 +257,4 @@ async function untilBlocked(table: string): Promise<void> {
 async function isSettled(promise: Promise<unknown>): Promise<boolean> {
   const now = new Promise<false>((resolve) => setImmediate(() => resolve(false)))
   return Promise.race([promise.then(() => true as const), now])
-}
-
-async function statusOf(id: string): Promise<string[]> {
-  const rows = await database.query<{ status: string }>('select status from mail.message where id = $1', [id])
-  return rows.map(({ status }) => status)
 }

@@ -1,4 +1,5 @@
 import { randomUUID, randomUUIDv7 } from 'node:crypto'
+import { Client } from 'pg'
 import { readCatalog } from '../../src/catalog.ts'
 import { MACHINE_CLOCK } from '../../src/database-clock.ts'
 import { openPool } from '../../src/db/pool.ts'
@@ -80,4 +81,26 @@ export function intakeRow(
     message: JSON.stringify(message),
     ...columns,
   }
+}
+
+/** Nobody else writes to the table until `work` is done. */
+export async function whileLocked<T>(
+  { url }: TestDatabase,
+  table: string,
+  work: () => Promise<T>,
+): Promise<T> {
+  const blocker = new Client({ connectionString: url })
+  await blocker.connect()
+  try {
+    await blocker.query(`begin; lock table ${table} in exclusive mode`)
+    return await work()
+  } finally {
+    await blocker.end()
+  }
+}
+
+/** Of the message with this id; nothing when there is none. */
+export async function statusOf({ query }: TestDatabase, id: string): Promise<string[]> {
+  const rows = await query<{ status: string }>('select status from mail.message where id = $1', [id])
+  return rows.map(({ status }) => status)
 }
