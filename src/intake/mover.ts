@@ -97,20 +97,16 @@ function createDoorsLane(options: MoverOptions): Loop {
 
 function createHandedLane(options: MoverOptions, lane: keyof Hands): Loop {
   const hand = options.hands[lane]
+  /** Those that are left from the round before failed in it: whether that was committed is not known. */
   let inHand: readonly queries.TakenRow[] = []
-  /** Moving them failed: whether that was committed is not known. */
-  let isDoubtful = false
   let oneByOne = false
   let failures = 0
   const move = async (): Promise<boolean> => {
-    if (isDoubtful) inHand = await unmoved(options, inHand)
-    isDoubtful = false
+    if (inHand.length > 0) inHand = await unmoved(options, inHand)
     if (inHand.length === 0) inHand = hand.take(BATCH_ROWS, BATCH_BYTES)
     if (inHand.length === 0) return false
     inHand = await withoutQueued(options, inHand)
-    isDoubtful = true
     const { outcomes } = await moveBatch(options, { oneByOne, handed: inHand })
-    isDoubtful = false
     inHand = []
     options.onMoved(outcomes)
     return true

@@ -74,6 +74,7 @@ test(
     // With what it was sending there may be what it had claimed ahead, and not begun.
     const idsRecovered = new Set(recovered.map(({ id }) => id))
     assert.ok(stall.stalled.every((id) => idsRecovered.has(id)))
+    assert.ok(idsRecovered.size <= 2 * stall.stalled.length, `${idsRecovered.size} were claimed`)
     const number = await numberOf(doomed)
     assert.ok(recovered.every(({ worker }) => worker === number))
     assert.deepEqual(duplicatesIn(mails).toSorted(), stall.stalled.toSorted())
