@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import fc from 'fast-check'
+import { Liquid } from 'liquidjs'
 import { RENDER_FAILURES } from '../../src/processing/render/contract.ts'
 import { createRenderPool } from '../../src/processing/render/render-pool.ts'
 
@@ -101,5 +102,52 @@ test('any JSON as variables renders to an answer, and nothing of it reaches HTML
       if (result.ok) assert.doesNotMatch(result.rendered.html ?? '', /[<>"']/)
     }),
     { numRuns: 1_000 },
+  )
+})
+
+test('a path reads as the engine itself reads it, whatever it goes through', async () => {
+  const path = fc
+    .array(
+      fc.constantFrom(
+        '.a',
+        '.b',
+        '.size',
+        '.first',
+        '.last',
+        '[0]',
+        '[-1]',
+        '["a"]',
+        '[a]',
+        '[x.b]',
+        '["b c"]',
+      ),
+      {
+        maxLength: 4,
+      },
+    )
+    .map((steps) => `{{ x${steps.join('')} }}`)
+  const leaf = fc.constantFrom<unknown>('text', '', 0, 1, 1.5, true, false, null, 'a', 'b')
+  const value = fc.letrec<{ any: unknown }>((tie) => ({
+    any: fc.oneof(
+      { maxDepth: 3 },
+      leaf,
+      fc.array(tie('any'), { maxLength: 3 }),
+      fc.record(
+        { a: tie('any'), b: tie('any'), size: tie('any'), 'b c': leaf, first: leaf },
+        { requiredKeys: [], noNullPrototype: true },
+      ),
+    ),
+  })).any
+  const engine = new Liquid({ ownPropertyOnly: true })
+  await fc.assert(
+    fc.asyncProperty(fc.array(path, { minLength: 1, maxLength: 5 }), value, leaf, async (paths, x, a) => {
+      const text = paths.join('|')
+      const template = { key: text, subject: null, html: null, text }
+      const { results } = await pool.render([{ id: 'x', template, variables: { x, a } }])
+      const [result] = results
+      assert.ok(result?.ok === true, JSON.stringify(result))
+      assert.equal(result.rendered.text, engine.parseAndRenderSync(text, { x, a }))
+    }),
+    { numRuns: 300 },
   )
 })

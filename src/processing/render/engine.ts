@@ -1,7 +1,7 @@
-import { Liquid, type Template, toValueSync } from 'liquidjs'
+import { Liquid, type Template } from 'liquidjs'
 import { boundRanges } from './bounded-ranges.ts'
 import { MAX_PART_CHARS } from './limits.ts'
-import { MailContext, type MissingVariables, noteQuestions } from './mail-context.ts'
+import { adaptExpressions, MailContext, type MissingVariables } from './mail-context.ts'
 import {
   builtinHandler,
   escapedHtml,
@@ -13,6 +13,7 @@ import {
 import { assertBounded, type CappedEmitter, clockMeter, RenderStop, workMeter, written } from './meters.ts'
 import { registerPartialTags } from './partial-tags.ts'
 import { REFUSED_FILTERS, REFUSED_TAGS, refuse } from './refused.ts'
+import { runToEnd } from './run-to-end.ts'
 
 /** `escaped` is for HTML; subjects and text are written as they are. */
 export type Engines = { readonly escaped: Liquid; readonly plain: Liquid }
@@ -44,7 +45,7 @@ function createEngine(escapeHtml: boolean): Liquid {
   boundPropertyPaths(engine)
   boundFilterResults(engine)
   boundRanges(engine)
-  noteQuestions()
+  adaptExpressions()
   registerPartialTags(engine)
   refuse('tag', engine.tags, REFUSED_TAGS)
   refuse('filter', engine.filters, REFUSED_FILTERS)
@@ -88,7 +89,7 @@ function boundFilterResults(engine: Liquid): void {
 function withBoundedResult(handler: Handler): Handler {
   return function (this: FilterScope, value: unknown, ...args: unknown[]) {
     // Some built-in filters are generators. Their waits are all on the engine itself, so they run to the end here.
-    const result: unknown = toValueSync(handler.call(this, value, ...args))
+    const result: unknown = runToEnd(handler.call(this, value, ...args))
     assertBounded(result)
     if (typeof result === 'string') this.context.memoryLimit.use(result.length)
     return result
@@ -112,5 +113,5 @@ export function renderTemplates(
   // Said to the context alone: conditions ask leniently, and `assign` (which looks at the engine) does not.
   const options = missing === undefined ? engine.options : { ...engine.options, lenientIf: true }
   const context = new MailContext(missing, variables, options, { sync: true }, meters)
-  toValueSync(engine.renderer.renderTemplates(templates, context, emitter))
+  runToEnd(engine.renderer.renderTemplates(templates, context, emitter))
 }

@@ -1,7 +1,9 @@
-import { Context, Expression } from 'liquidjs'
+import { Context, Expression, type Token, TypeGuards } from 'liquidjs'
 
 type Settings = ConstructorParameters<typeof Context>
+type Scope = Parameters<Context['readProperty']>[0]
 type Path = Parameters<Context['_get']>[0]
+type Step = string | number
 type Values = Generator<unknown, unknown, unknown>
 
 /** More than a person wants to read, and far more than one mistake causes. */
@@ -52,6 +54,15 @@ export class MailContext extends Context {
     return value
   }
 
+  /** What `_get` comes to. `asks`: a variable that is not there is not missing. */
+  valueAt(path: readonly Step[], asks: boolean): unknown {
+    const { findScope } = this as unknown as { findScope(this: Context, name: unknown): Scope }
+    let value: unknown = findScope.call(this, path[0])
+    for (const step of path) value = this.readProperty(value as Scope, step)
+    if (value === undefined && !asks && this.asking === 0) this.#missing?.add(path)
+    return value
+  }
+
   /** For a partial: it sees nothing but what it is given, and shares the meters. */
   override spawn(scope: object = {}): MailContext {
     const [, options, rendering, shared] = this.#settings
@@ -63,17 +74,44 @@ let evaluateChanged = false
 
 /**
  * Tells a MailContext when an expression only asks. The engine knows (it says `lenient`), but acts on it by throwing
- * at the first variable that is missing, and we want them all. It has one class of expressions for all; it is
- * changed at most once in a thread.
+ * at the first variable that is missing, and we want them all. And reads what is only a path, such as `order.total`, without
+ * the dozen generators that the engine makes for it: most of what a mail shows is one. The engine has one class of
+ * expressions for all; it is changed at most once in a thread.
  */
-export function noteQuestions(): void {
+export function adaptExpressions(): void {
   if (evaluateChanged) return
   evaluateChanged = true
   const evaluate = Expression.prototype.evaluate
   Expression.prototype.evaluate = function (this: Expression, context: Context, lenient?: boolean): Values {
+    if (!(context instanceof MailContext)) return evaluate.call(this, context, lenient)
+    const path = pathOf(this)
+    // Whoever evaluates waits for a value, and takes one that is there already.
+    if (path !== null) return context.valueAt(path, lenient === true) as Values
     const values = evaluate.call(this, context, lenient)
-    return lenient === true && context instanceof MailContext ? asking(context, values) : values
+    return lenient === true ? asking(context, values) : values
   }
+}
+
+const paths = new WeakMap<Expression, readonly Step[] | null>()
+
+/** The steps of an expression that is nothing but a path of names and numbers; null of any other. */
+function pathOf(expression: Expression): readonly Step[] | null {
+  let path = paths.get(expression)
+  if (path === undefined) {
+    path = readPath(expression)
+    paths.set(expression, path)
+  }
+  return path
+}
+
+function readPath(expression: Expression): readonly Step[] | null {
+  const { postfix } = expression as unknown as { readonly postfix: readonly Token[] }
+  const [token, ...others] = postfix
+  if (token === undefined || others.length > 0 || !TypeGuards.isPropertyAccessToken(token)) return null
+  if (token.variable !== undefined) return null
+  const steps = token.props.map((prop) => ('content' in prop ? prop.content : undefined))
+  const isStep = (step: unknown) => typeof step === 'string' || typeof step === 'number'
+  return steps.every(isStep) ? (steps as Step[]) : null
 }
 
 function* asking(context: MailContext, values: Values): Values {
