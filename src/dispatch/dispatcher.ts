@@ -39,8 +39,9 @@ const IDLE_MS = 1_000
 const GATHER_SLOTS_MS = 500
 /** With mail waiting, so long for more of them than will do: a claim costs hardly more for twenty messages than for seven. */
 const GATHER_MORE_MS = 5
-/** A provider that takes so long at most for a request may have mail claimed ahead. */
+/** A provider that takes so long at most for a request may have mail claimed ahead: so many times its slots. */
 const FAST_MS = 25
+const AHEAD = 2
 /** With so many outcomes unwritten nothing more is claimed. */
 const MAX_UNSETTLED = 100
 const UNSETTLED_PAUSE_MS = 20
@@ -126,14 +127,15 @@ export class Dispatcher {
     const queues = servedQueues(current, this.#provider, stream, isOpen)
     if (transport === undefined || queues.length === 0) return false
 
-    const free = stream.slots + this.#ahead(stream, transport) - this.#sender.claimed
+    const ahead = this.#ahead(stream, transport)
+    const free = stream.slots + ahead - this.#sender.claimed
     const isPatient = performance.now() - this.#claimedAt < GATHER_SLOTS_MS
-    const gathering = this.#gather(stream, free, isPatient)
+    const gathering = this.#gather(stream, ahead, free, isPatient)
     if (gathering !== undefined) return gathering
     const isCold = this.#isWatched() && performance.now() - this.#sender.sentAt > COLD_MS
     if (isCold && this.#sender.underWay > 0 && isPatient) return false
     this.#claimedAt = performance.now()
-    const want = isCold && this.#sender.underWay === 0 ? 1 : wantOf(transport, Math.min(free, stream.slots))
+    const want = isCold && this.#sender.underWay === 0 ? 1 : wantOf(transport, free)
     const places = queues.map((queue) => this.#placeOf(stream, queue))
     const grant = await this.#takeTokens(stream, want, transport, places)
     // Never longer than this: a pause may be lifted and a quota raised meanwhile, and that rings no bell.
@@ -154,7 +156,7 @@ export class Dispatcher {
     const isTimed = this.#isWatched() || this.#deps.catalog.current.domainLimits.length > 0
     const isFast = this.#sender.requestMs <= FAST_MS
     return isFast && !isTimed && transport.batch === undefined && stream.onUnknown === 'retry'
-      ? stream.slots
+      ? AHEAD * stream.slots
       : 0
   }
 
@@ -162,15 +164,17 @@ export class Dispatcher {
    * Until when to wait for more free slots; undefined when it is time to claim. Fetching for a single one would cost a
    * transaction a message: so a few are waited for, but not for sends that hang.
    */
-  #gather({ slots }: Stream, free: number, isPatient: boolean): false | number | undefined {
-    if (free < (isPatient ? Math.ceil(slots / 3) : 1)) {
+  #gather({ slots }: Stream, ahead: number, free: number, isPatient: boolean): false | number | undefined {
+    // With mail ahead no slot stands empty while more are gathered.
+    const enough = ahead > 0 ? (slots + ahead) / 2 : Math.ceil(slots / 3)
+    if (free < (isPatient ? enough : 1)) {
       this.#enoughSince = undefined
       return false
     }
     const now = performance.now()
     this.#enoughSince ??= now
     const leftMs = this.#enoughSince + GATHER_MORE_MS - now
-    if (this.#isBusy && free < slots && leftMs > 0) return leftMs
+    if (this.#isBusy && free < slots + ahead && leftMs > 0) return leftMs
     this.#enoughSince = undefined
     return undefined
   }
