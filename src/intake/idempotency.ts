@@ -16,23 +16,32 @@ export type MoveOutcome =
   /** The key was used before with another message. */
   | { readonly kind: 'conflict' }
 
+type Settled = {
+  readonly rows: ExaminedRow[]
+  readonly outcomes: Map<string, MoveOutcome>
+  readonly replayed: readonly string[]
+  readonly queued: readonly string[]
+}
+
 /**
  * The first use of a key passes; a repeat of the same message is dropped, since the first one stands for
  * it; a key that returns with another message is refused, and kept as a dead letter unless a caller
  * waits for the answer, here or in another process (an SQL writer reads none). Rows already refused do not use up their key: the
- * caller may repair and repeat. `replayed` names the first message of each repeat.
+ * caller may repair and repeat. `replayed` names the first message of each repeat, and `queued` the rows that were handed over
+ * while an SQL writer's row with the same key waits at the outbox: nothing becomes of those here.
  */
 export async function settleIdempotency(
   trx: Transaction,
   examined: readonly ExaminedRow[],
-  isAwaited: (id: string) => boolean,
-): Promise<{ rows: ExaminedRow[]; outcomes: Map<string, MoveOutcome>; replayed: string[] }> {
-  const settled = await settleKeysOf(trx, examined)
+  { isAwaited, isHanded }: { readonly isAwaited: (id: string) => boolean; readonly isHanded: boolean },
+): Promise<Settled> {
+  const { settled, queued } = await settleKeysOf(trx, examined, isHanded)
   const rows: ExaminedRow[] = []
   const outcomes = new Map<string, MoveOutcome>()
   const replayed: string[] = []
   for (const row of examined) {
     const key = settled.get(row.id)
+    if (queued.has(row.id)) continue
     if (row.status === 'dead') {
       rows.push(row)
       outcomes.set(row.id, { kind: 'dead', reason: row.reason ?? '' })
@@ -48,21 +57,41 @@ export async function settleIdempotency(
       outcomes.set(row.id, { kind: 'conflict' })
     }
   }
-  return { rows, outcomes, replayed }
+  return { rows, outcomes, replayed, queued: [...queued] }
 }
 
+/** Nearly always every key is new, and nothing more has to be asked. */
 async function settleKeysOf(
   trx: Transaction,
   examined: readonly ExaminedRow[],
-): Promise<Map<string, queries.SettledKey>> {
+  isHanded: boolean,
+): Promise<{ settled: ReadonlyMap<string, queries.SettledKey>; queued: ReadonlySet<string> }> {
   const keyed = examined.flatMap(({ id, seq, idempotencyKey, given, status }, place) =>
     idempotencyKey === null || status === 'dead'
       ? []
       : [{ id, seq, place, key: idempotencyKey, message: given }],
   )
-  if (keyed.length === 0) return new Map()
-  const settled = await queries.settleKeys(trx, keyed, KEY_HOURS)
-  return new Map(settled.map((row) => [row.id, row]))
+  if (keyed.length === 0) return { settled: new Map(), queued: new Set() }
+  const claimed = await queries.claimKeys(trx, keyed, { hoursKept: KEY_HOURS, yields: isHanded })
+  const others = keyed.filter(({ id }) => !claimed.has(id))
+  if (others.length === 0) return { settled: new Map(), queued: new Set() }
+  const queued = isHanded ? await findQueued(trx, others) : new Set<string>()
+  const settled = await queries.readKeys(
+    trx,
+    others.filter(({ id }) => !queued.has(id)),
+  )
+  const found = new Map(settled.map((row) => [row.id, row]))
+  // A key that left the outbox at this very moment, with a row that was refused, is nobody's: the door finds that out.
+  if (isHanded) for (const { id } of others) if (!found.has(id)) queued.add(id)
+  return { settled: found, queued }
+}
+
+async function findQueued(trx: Transaction, rows: readonly queries.KeyedRow[]): Promise<Set<string>> {
+  const keys = await queries.findAtOutbox(
+    trx,
+    rows.map(({ key }) => key),
+  )
+  return new Set(rows.filter(({ key }) => keys.has(key)).map(({ id }) => id))
 }
 
 /** What was made of a row that was found in the tables, as a mover tells it. */

@@ -46,6 +46,8 @@ export type MoverDeps = {
 
 export type Moved = {
   readonly outcomes: ReadonlyMap<string, MoveOutcome>
+  /** Of what was handed over: what has to go by the door, behind the row of an SQL writer that has the same key. */
+  readonly queued: readonly string[]
   /** The batch met its limit of rows or bytes. */
   readonly isFull: boolean
 }
@@ -58,11 +60,14 @@ export async function moveBatch(
   deps: MoverDeps,
   { oneByOne = false, handed }: { oneByOne?: boolean; handed?: readonly queries.TakenRow[] } = {},
 ): Promise<Moved> {
-  const { outcomes, rows, isFull, taken } = await inTransaction(deps.db, async (trx) => {
+  const { settled, rows, isFull, taken } = await inTransaction(deps.db, async (trx) => {
     const taken = handed ?? (await takeFromDoors(trx, deps))
     if (taken.length > 0) reached('mover.taken')
     const examined = await settleAttachments(trx, await examineBatch(deps, taken))
-    const settled = await settleIdempotency(trx, examined, deps.isAwaited)
+    const settled = await settleIdempotency(trx, examined, {
+      isAwaited: deps.isAwaited,
+      isHanded: handed !== undefined,
+    })
     const seal = (row: ExaminedRow) => sealRow(deps.sealer ?? NO_KEYS, row)
     const rows = oneByOne
       ? await storeOneByOne(trx, seal, settled.rows, settled.outcomes)
@@ -72,13 +77,13 @@ export async function moveBatch(
     if (settled.replayed.length > 0) await queries.recordReplays(trx, settled.replayed)
     await enqueueProcessing(deps.boss, trx, rows.filter(isAccepted))
     if (taken.length > 0) reached('mover.before-commit')
-    return { outcomes: settled.outcomes, rows, isFull: isFullBatch(taken), taken }
+    return { settled, rows, isFull: isFullBatch(taken), taken }
   })
   if (taken.length > 0) reached('mover.committed')
   count(deps.meter, taken)
   announceProcessing(deps, rows.filter(isAccepted))
   countStored(deps.meter, rows)
-  return { outcomes, isFull }
+  return { outcomes: settled.outcomes, queued: settled.queued, isFull }
 }
 
 async function takeFromDoors(

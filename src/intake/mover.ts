@@ -49,7 +49,7 @@ type MoverOptions = MoverDeps & {
   readonly log: Log
   readonly hands: Hands
   readonly onMoved: (outcomes: ReadonlyMap<string, MoveOutcome>) => void
-  /** Told of what was handed over and has to go by the doors, behind the row of an SQL writer that has the same key. */
+  /** Told of what was handed over and has to go by the doors. */
   readonly onQueued: (id: string) => void
   /** Told of what was handed over and is given up, with what its caller is to hear. */
   readonly onRefused: (id: string, error: Error) => void
@@ -105,10 +105,10 @@ function createHandedLane(options: MoverOptions, lane: keyof Hands): Loop {
     if (inHand.length > 0) inHand = await unmoved(options, inHand)
     if (inHand.length === 0) inHand = hand.take(BATCH_ROWS, BATCH_BYTES)
     if (inHand.length === 0) return false
-    inHand = await withoutQueued(options, inHand)
-    const { outcomes } = await moveBatch(options, { oneByOne, handed: inHand })
+    const { outcomes, queued } = await moveBatch(options, { oneByOne, handed: inHand })
     inHand = []
     options.onMoved(outcomes)
+    for (const id of queued) options.onQueued(id)
     return true
   }
   return new Loop({
@@ -148,16 +148,4 @@ async function unmoved(
   const outcomes = new Map(found.map((row) => [row.id, outcomeOf(row)]))
   onMoved(outcomes)
   return batch.filter(({ id }) => !outcomes.has(id) && isAwaited(id))
-}
-
-async function withoutQueued(
-  { db, onQueued }: MoverOptions,
-  batch: readonly queries.TakenRow[],
-): Promise<readonly queries.TakenRow[]> {
-  const keys = batch.flatMap(({ idempotency_key: key }) => key ?? [])
-  if (keys.length === 0) return batch
-  const queued = await queries.findAtOutbox(db, keys)
-  const isQueued = ({ idempotency_key: key }: queries.TakenRow) => key !== null && queued.has(key)
-  for (const { id } of batch.filter(isQueued)) onQueued(id)
-  return batch.filter((row) => !isQueued(row))
 }

@@ -150,30 +150,39 @@ export type SettledKey = {
 }
 
 /**
- * Claims the keys of these rows, first come first served, and tells for each row which message has its
- * key. Two statements: a key that another mover commits while we wait for it is invisible to the
- * snapshot of the insert.
+ * Claims the keys of these rows, first come first served; returns the ids of the rows that have theirs now. Of rows that
+ * `yield` to SQL writers none has it whose key waits at the outbox.
  */
-export async function settleKeys(
+export async function claimKeys(
   trx: Transaction,
   rows: readonly KeyedRow[],
-  hoursKept: number,
-): Promise<SettledKey[]> {
-  const keyed = JSON.stringify(rows)
-  await sql`/* intake.claim_keys */
+  { hoursKept, yields }: { readonly hoursKept: number; readonly yields: boolean },
+): Promise<Set<string>> {
+  const keys = rows.map(({ key }) => key)
+  const { rows: claimed } = await sql<{ id: string }>`/* intake.claim_keys */
     insert into mail.idempotency as i (scope, key, fingerprint, message_ids, expires_at)
     select distinct on (key)
       'send', key, mail.fingerprint(message), array[id], now() + make_interval(hours => ${hoursKept}::integer)
-    from json_to_recordset(${keyed}::json) as row (id uuid, seq bigint, place integer, key text, message text)
+    from json_to_recordset(${JSON.stringify(rows)}::json) as row (id uuid, seq bigint, place integer, key text, message text)
+    where ${yields ? sql`key <> all (array(${atOutbox(keys)}))` : sql`true`}
     order by key, seq, place -- keys in one order everywhere, so that two movers cannot wait for each other
     on conflict (scope, key) do update
     set fingerprint = excluded.fingerprint, message_ids = excluded.message_ids,
       created_at = now(), expires_at = excluded.expires_at
     where i.expires_at <= clock_timestamp()
+    returning i.message_ids[1] as id
   `.execute(trx)
+  return new Set(claimed.map(({ id }) => id))
+}
+
+/**
+ * Which message stands for the key of each of these rows. A statement of its own: a key that another mover commits while
+ * we wait for it is invisible to the snapshot of the one that claims.
+ */
+export async function readKeys(trx: Transaction, rows: readonly KeyedRow[]): Promise<SettledKey[]> {
   const { rows: settled } = await sql<SettledKey>`/* intake.read_keys */
     select row.id, i.message_ids[1] as first_id, i.fingerprint = any (mail.fingerprints(row.message)) as is_same
-    from json_to_recordset(${keyed}::json) as row (id uuid, key text, message text)
+    from json_to_recordset(${JSON.stringify(rows)}::json) as row (id uuid, key text, message text)
     join mail.idempotency i on i.scope = 'send' and i.key = row.key
   `.execute(trx)
   return settled
@@ -286,11 +295,13 @@ export async function recordReplays(trx: Transaction, firstIds: readonly string[
 }
 
 /** Those of the keys under which a row of an SQL writer waits, who was told that its message is the one. */
-export async function findAtOutbox(db: Database, keys: readonly string[]): Promise<Set<string>> {
-  const { rows } = await sql<{ key: string }>`/* intake.find_at_outbox */
-    select distinct idempotency_key as key from mail.outbox where idempotency_key = any (${keys}::text[])
-  `.execute(db)
+export async function findAtOutbox(trx: Transaction, keys: readonly string[]): Promise<Set<string>> {
+  const { rows } = await sql<{ key: string }>`/* intake.find_at_outbox */ ${atOutbox(keys)}`.execute(trx)
   return new Set(rows.map(({ key }) => key))
+}
+
+function atOutbox(keys: readonly string[]): RawBuilder<unknown> {
+  return sql`select distinct idempotency_key as key from mail.outbox where idempotency_key = any (${keys}::text[])`
 }
 
 export type FoundRow = {
