@@ -234,12 +234,11 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
 }
 
 function createIntake(core: Core): { acceptor: Acceptor; mover: Mover } {
-  const { db, boss, bells, meter, catalog, log, clock } = core
+  const { db, bells, meter, catalog, log, clock } = core
   const hands = { urgent: new Handed(clock), others: new Handed(clock) }
   const acceptor: Acceptor = new Acceptor(db, core.process, hands, (lane) => mover.wake(lane))
   const mover: Mover = createMover({
     db,
-    boss,
     bells,
     meter,
     catalog,

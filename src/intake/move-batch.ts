@@ -8,8 +8,7 @@ import type { Message } from '../message/message.ts'
 import type { MessageLimits } from '../message/message-schema.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
-import type { Boss } from '../queue/boss.ts'
-import { announceProcessing, enqueueProcessing } from '../queue/processing-jobs.ts'
+import { announceProcessing } from '../queue/processing-jobs.ts'
 import { type QueueFront, WHOLE_LOOK } from '../queue/queue-front.ts'
 import { NO_KEYS, type Sealer } from '../sealer.ts'
 import { uuid7 } from '../uuid7.ts'
@@ -26,7 +25,6 @@ const KEPT_CHARS = 1_000_000
 
 export type MoverDeps = {
   readonly db: Database
-  readonly boss: Boss
   readonly bells: Bells
   readonly meter: Meter
   readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
@@ -75,7 +73,6 @@ export async function moveBatch(
     if (!oneByOne && rows.length > 0) await queries.storeMessages(trx, rows)
     // After the messages, which may be of this batch: a timeline begins with its message.
     if (settled.replayed.length > 0) await queries.recordReplays(trx, settled.replayed)
-    await enqueueProcessing(deps.boss, trx, rows.filter(isAccepted))
     if (taken.length > 0) reached('mover.before-commit')
     return { settled, rows, isFull: isFullBatch(taken), taken }
   })

@@ -2,6 +2,7 @@ import { type RawBuilder, sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Message } from '../message/message.ts'
+import { insertProcessing, processingJobs } from '../queue/processing-jobs.ts'
 import type { Look } from '../queue/queue-front.ts'
 
 /** A row as the API appends it to the intake. */
@@ -232,7 +233,9 @@ const MOVED_COLUMNS: readonly (keyof MovedRow)[] = [
   'sealed',
 ]
 
+/** With the jobs of those that are to be processed now. Throws when the queue of a stream is not there yet. */
 export async function storeMessages(trx: Transaction, rows: readonly MovedRow[]): Promise<void> {
+  const jobs = processingJobs(rows.filter(({ status }) => status === 'accepted'))
   const recordset = rows.map((row) => {
     // By name: a row may hold more than is stored, the message as it was given among it.
     const columns = Object.fromEntries(MOVED_COLUMNS.map((name) => [name, row[name]]))
@@ -241,7 +244,7 @@ export async function storeMessages(trx: Transaction, rows: readonly MovedRow[])
     if (row.status === 'dead') return JSON.stringify({ ...columns, refused: row.message })
     return `${JSON.stringify(columns).slice(0, -1)},"message":${row.message}}`
   })
-  await sql`/* intake.store */
+  const { rows: stored } = await sql<{ jobs: number }>`/* intake.store */
     with row as materialized (
       select *
       from json_to_recordset(${`[${recordset.join(',')}]`}::json) as row (
@@ -267,17 +270,23 @@ export async function storeMessages(trx: Transaction, rows: readonly MovedRow[])
     ), finder as (
       insert into mail.finder (term, message_id)
       select term, id from row cross join unnest(terms) as term
-    )
-    insert into mail.event (message_id, type, detail)
-    select
-      id,
-      status,
-      case status
-        when 'dead' then json_build_object('stage', 'intake', 'code', code)
-        when 'scheduled' then json_build_object('scheduled_at', scheduled_at)
-      end
-    from row
+    ), happened as (
+      insert into mail.event (message_id, type, detail)
+      select
+        id,
+        status,
+        case status
+          when 'dead' then json_build_object('stage', 'intake', 'code', code)
+          when 'scheduled' then json_build_object('scheduled_at', scheduled_at)
+        end
+      from row
+    ), job as (${insertProcessing(jobs)})
+    select count(*)::integer as jobs from job
   `.execute(trx)
+  if (stored[0]?.jobs !== jobs.length) {
+    const queues = new Set(jobs.map(({ queue }) => queue))
+    throw new Error(`not all of these queues are there: ${[...queues].join(', ')}`)
+  }
 }
 
 /** The key is free again: the message that claimed it was not stored. */

@@ -1,9 +1,10 @@
+import { type RawBuilder, sql } from 'kysely'
 import type { Catalog } from '../catalog.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from './bells.ts'
 import { type Boss, within } from './boss.ts'
-import { jobPriority, processQueue, urgentBell } from './queues.ts'
+import { jobPriority, type ProcessJob, processQueue, urgentBell } from './queues.ts'
 
 /** Small enough that a stream's batches spread over its processing slots and processes. */
 const IDS_PER_JOB = 100
@@ -11,22 +12,50 @@ const IDS_PER_JOB = 100
 /** An accepted message, to be processed. */
 export type Processable = { readonly id: string; readonly stream: string; readonly priority: number }
 
-/** Puts messages on the processing queues of their streams, in batches of one priority. */
+/** What a processing queue gets: a batch of messages of one priority. */
+export type ProcessingJob = { readonly queue: string; readonly data: ProcessJob; readonly priority: number }
+
+/** Batches of one stream and priority. */
+export function processingJobs(messages: readonly Processable[]): ProcessingJob[] {
+  const jobs: ProcessingJob[] = []
+  for (const [stream, ofStream] of Map.groupBy(messages, (row) => row.stream)) {
+    for (const [priority, alike] of Map.groupBy(ofStream, (row) => row.priority)) {
+      for (let start = 0; start < alike.length; start += IDS_PER_JOB) {
+        const ids = alike.slice(start, start + IDS_PER_JOB).map((row) => row.id)
+        jobs.push({ queue: processQueue(stream), data: { ids }, priority: jobPriority(priority) })
+      }
+    }
+  }
+  return jobs
+}
+
+/** Puts messages on the processing queues of their streams. */
 export async function enqueueProcessing(
   boss: Boss,
   trx: Transaction,
   messages: readonly Processable[],
 ): Promise<void> {
-  for (const [stream, rows] of Map.groupBy(messages, (row) => row.stream)) {
-    const jobs = []
-    for (const [priority, alike] of Map.groupBy(rows, (row) => row.priority)) {
-      for (let start = 0; start < alike.length; start += IDS_PER_JOB) {
-        const ids = alike.slice(start, start + IDS_PER_JOB).map((row) => row.id)
-        jobs.push({ data: { ids }, priority: jobPriority(priority) })
-      }
-    }
-    await boss.insert(processQueue(stream), jobs, within(trx))
+  for (const [queue, jobs] of Map.groupBy(processingJobs(messages), (job) => job.queue)) {
+    const given = jobs.map(({ data, priority }) => ({ data, priority }))
+    await boss.insert(queue, given, within(trx))
   }
+}
+
+/**
+ * The same as a part of the statement that stores the messages, which pg-boss's own `insert` cannot be. Returns a row for each
+ * job; a queue that is not there yet gets none.
+ */
+export function insertProcessing(jobs: readonly ProcessingJob[]): RawBuilder<unknown> {
+  return sql`
+    insert into pgboss.job (
+      name, data, priority, keep_until, retry_limit, retry_delay, retry_backoff, expire_seconds, deletion_seconds, policy
+    )
+    select
+      q.name, job.data, job.priority, now() + make_interval(secs => q.retention_seconds),
+      q.retry_limit, q.retry_delay, q.retry_backoff, q.expire_seconds, q.deletion_seconds, q.policy
+    from json_to_recordset(${JSON.stringify(jobs)}::json) as job (queue text, data jsonb, priority integer)
+    join pgboss.queue q on q.name = job.queue
+    returning 1`
 }
 
 /** Once that has committed: wakes those who process, and counts what they got. */

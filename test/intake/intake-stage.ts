@@ -30,7 +30,7 @@ export async function openIntake(database: TestDatabase) {
   })
   const catalog = { current: await readCatalog(db), refresh: async () => undefined }
   const process = randomUUID()
-  const deps: MoverDeps = { db, boss, bells, meter: new Meter(), catalog, process, isAwaited: () => false }
+  const deps: MoverDeps = { db, bells, meter: new Meter(), catalog, process, isAwaited: () => false }
   return {
     db,
     boss,
