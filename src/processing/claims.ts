@@ -63,15 +63,12 @@ export async function finishJobs(
   { jobs, worker }: Claim,
 ): Promise<boolean> {
   const ids = jobs.map((job) => job.id)
-  const released = await queries.releaseClaims(trx, queue, ids, worker)
-  if (released < ids.length) {
-    // All or none: a rescuer takes everything a worker holds.
-    if (released > 0) throw new Error(`of ${ids.length} claims ${released} were left`)
-    deps.log.warn({ queue, jobs: ids.length }, 'claim lost while processing; leaving it to others')
-    return false
-  }
-  await deps.boss.deleteJob(queue, [...jobs], within(trx))
-  return true
+  const ended = await queries.endJobs(trx, queue, ids, worker)
+  if (ended === ids.length) return true
+  // All or none: a rescuer takes everything a worker holds.
+  if (ended > 0) throw new Error(`of ${ids.length} claims ${ended} were left`)
+  deps.log.warn({ queue, jobs: ids.length }, 'claim lost while processing; leaving it to others')
+  return false
 }
 
 /** A job of its own for each of these messages. */

@@ -6,6 +6,7 @@ import type { Transaction } from '../db/transaction.ts'
 import { unforeseen } from '../db/unforeseen.ts'
 import type { Address, Message, StoredAttachment } from '../message/message.ts'
 import { removeContent } from '../message-content.ts'
+import { SETTINGS, SETTINGS_OF_QUEUE } from '../queue/job-settings.ts'
 import type { TemplateContent } from '../templates/template-content.ts'
 
 const isAccepted = unforeseen(sql`m.status = 'accepted'`)
@@ -94,19 +95,25 @@ export async function recordClaims(
   if (rows.length === 0) throw new NotRegisteredError(worker)
 }
 
-/** How many were this worker's. */
-export async function releaseClaims(
+/** Ends those of these jobs that are this worker's; says how many. */
+export async function endJobs(
   trx: Transaction,
   queue: string,
   jobIds: readonly string[],
   worker: number,
 ): Promise<number> {
-  const { rows } = await sql`/* processing.release_claims */
-    delete from mail.claim
-    where queue = ${queue} and job_id = any (${jobIds}::uuid[]) and worker = ${worker}
-    returning 1
+  const { rows } = await sql<{ ended: number }>`/* processing.end_jobs */
+    with released as (
+      delete from mail.claim
+      where queue = ${queue} and job_id = any (${jobIds}::uuid[]) and worker = ${worker}
+      returning job_id
+    ), ended as (
+      delete from pgboss.job
+      where name = ${queue} and id = any (${jobIds}::uuid[]) and id = any (array(select job_id from released))
+    )
+    select count(*)::integer as ended from released
   `.execute(trx)
-  return rows.length
+  return rows[0]?.ended ?? 0
 }
 
 export type TemplateVersion = TemplateContent & {
@@ -190,13 +197,14 @@ export function deadRow(id: string, code: string, reason: string): ProcessedRow 
 }
 
 /**
- * Writes everything processing found out, in one statement, for the messages that still wait for it;
- * returns their ids. The rest were canceled, or processed by someone else, meanwhile.
+ * Writes everything processing found out, in one statement, for the messages that still wait for it, with the jobs of those
+ * that are to be sent; returns their ids. The rest were canceled, or processed by someone else, meanwhile. Throws when the queue
+ * of a provider is not there yet.
  */
 export async function storeProcessed(trx: Transaction, rows: readonly ProcessedRow[]): Promise<Set<string>> {
   const ids = rows.map((row) => row.id)
   const flat = rows.map(({ prepared, ...row }) => ({ ...row, is_prepared: prepared !== null, ...prepared }))
-  const { rows: stored } = await sql<{ id: string }>`/* processing.store */
+  const { rows: stored } = await sql<{ id: string; absent: string | null }>`/* processing.store */
     with row as materialized (
       select *
       from json_to_recordset(${JSON.stringify(flat)}::json) as row (
@@ -214,7 +222,7 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
         queued_at = case row.status when 'queued' then clock_timestamp() end
       from row
       where m.id = row.id and m.id = any (${ids}::uuid[]) and ${isAccepted}
-      returning m.id, m.stream, m.source, m.template
+      returning m.id, m.stream, m.priority, m.source, m.template
     ), prepared as (
       insert into mail.message_prepared (id, subject, html, text, left_out, sender, reply_to, list_unsubscribe, sealed, key_id)
       select
@@ -252,9 +260,24 @@ export async function storeProcessed(trx: Transaction, rows: readonly ProcessedR
           ))
         end
       from row join stored using (id)
+    ), routed as (
+      select row.id, 'dispatch.' || row.provider || '.' || stored.stream as queue, stored.priority
+      from row join stored using (id)
+      where row.status = 'queued'
+    ), job as (
+      -- The most urgent first: pg-boss fetches the highest number.
+      insert into pgboss.job (id, name, priority, ${SETTINGS})
+      select routed.id, q.name, 9 - routed.priority, ${SETTINGS_OF_QUEUE}
+      from routed join pgboss.queue q on q.name = routed.queue
+      on conflict do nothing
     )
-    select id from stored
+    select
+      id,
+      (select min(queue) from routed where queue not in (select name from pgboss.queue)) as absent
+    from stored
   `.execute(trx)
+  const absent = stored[0]?.absent ?? null
+  if (absent !== null) throw new Error(`the queue ${absent} is not there yet`)
   const kept = new Set(stored.map((row) => row.id))
   const over = rows.filter(({ id, status }) => status === 'suppressed' && kept.has(id)).map(({ id }) => id)
   if (over.length > 0) await removeContent(trx, over)

@@ -159,7 +159,7 @@ async function processJobs(deps: ProcessingDeps, stream: Stream, claim: Claim): 
     ...doomed.map(({ id }) => queries.deadRow(id, 'worker_died', DEATHS_REASON)),
     ...unreadable.map(({ id, fault }) => queries.deadRow(id, fault.code, fault.message)),
   ]
-  await storeDecided(deps, stream, claim, batch, decided, { alone: deferred, fetching: [...fetching] })
+  await storeDecided(deps, stream, claim, decided, { alone: deferred, fetching: [...fetching] })
 }
 
 /** Those whose attachments have to be fetched before anything else; few messages name any by URL. */
@@ -176,9 +176,8 @@ async function findUnfetched(
 async function setApart(deps: ProcessingDeps, stream: Stream, lane: Lane, claim: Claim): Promise<void> {
   if (lane !== 'alone') return splitJobs(deps, processQueue(stream.name), claim)
   const ids = claim.jobs.flatMap((job) => job.data.ids)
-  const batch = ids.map((id) => ({ id, priority: stream.priority }))
-  const decided = batch.map(({ id }) => queries.deadRow(id, 'processing_failed', FAILURE_REASON))
-  await storeDecided(deps, stream, claim, batch, decided, NONE_LATER)
+  const decided = ids.map((id) => queries.deadRow(id, 'processing_failed', FAILURE_REASON))
+  await storeDecided(deps, stream, claim, decided, NONE_LATER)
 }
 
 /** Messages that nothing was decided of yet: each goes to another lane. */
@@ -189,18 +188,14 @@ async function storeDecided(
   deps: ProcessingDeps,
   stream: Stream,
   claim: Claim,
-  batch: readonly { readonly id: string; readonly priority: number }[],
   decided: readonly queries.ProcessedRow[],
   later: Later,
 ): Promise<void> {
   const queue = processQueue(stream.name)
-  const priorities = new Map(batch.map((each) => [each.id, each.priority]))
   const stored = await inTransaction(deps.db, async (trx) => {
     // First the jobs: if they are no longer ours, a rescuer gave them to someone else.
     if (!(await finishJobs(deps, trx, queue, claim))) return []
     const kept = await storeInSlices(trx, decided)
-    const queued = decided.filter((row) => row.status === 'queued' && kept.has(row.id))
-    await enqueue(deps, trx, stream, queued, priorities)
     await insertSingly(deps, trx, queue, later.alone, ALONE_PRIORITY)
     await insertSingly(deps, trx, queue, later.fetching, FETCHING_PRIORITY)
     reached('processing.before-commit')
@@ -209,22 +204,6 @@ async function storeDecided(
   reached('processing.committed')
   report(deps, stream, stored)
   if (later.fetching.length > 0) deps.bells.ring(fetchingBell(stream.name))
-}
-
-async function enqueue(
-  deps: ProcessingDeps,
-  trx: Transaction,
-  stream: Stream,
-  queued: readonly queries.ProcessedRow[],
-  priorities: ReadonlyMap<string, number>,
-): Promise<void> {
-  for (const [provider, rows] of Map.groupBy(queued, (row) => row.provider ?? '')) {
-    const jobs = rows.map((row) => ({
-      id: row.id,
-      priority: jobPriority(priorities.get(row.id) ?? stream.priority),
-    }))
-    await deps.boss.insert(dispatchQueue(provider, stream.name), jobs, within(trx))
-  }
 }
 
 /** A statement is one string, and strings have an end: what was rendered goes in slices of bounded size. */

@@ -4,6 +4,7 @@ import type { Transaction } from '../db/transaction.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from './bells.ts'
 import { type Boss, within } from './boss.ts'
+import { SETTINGS, SETTINGS_OF_QUEUE } from './job-settings.ts'
 import { jobPriority, type ProcessJob, processQueue, urgentBell } from './queues.ts'
 
 /** Small enough that a stream's batches spread over its processing slots and processes. */
@@ -42,17 +43,13 @@ export async function enqueueProcessing(
 }
 
 /**
- * The same as a part of the statement that stores the messages, which pg-boss's own `insert` cannot be. Returns a row for each
- * job; a queue that is not there yet gets none.
+ * The same as a part of the statement that stores the messages. Returns a row for each job; a queue that is not there yet
+ * gets none.
  */
 export function insertProcessing(jobs: readonly ProcessingJob[]): RawBuilder<unknown> {
   return sql`
-    insert into pgboss.job (
-      name, data, priority, keep_until, retry_limit, retry_delay, retry_backoff, expire_seconds, deletion_seconds, policy
-    )
-    select
-      q.name, job.data, job.priority, now() + make_interval(secs => q.retention_seconds),
-      q.retry_limit, q.retry_delay, q.retry_backoff, q.expire_seconds, q.deletion_seconds, q.policy
+    insert into pgboss.job (name, data, priority, ${SETTINGS})
+    select q.name, job.data, job.priority, ${SETTINGS_OF_QUEUE}
     from json_to_recordset(${JSON.stringify(jobs)}::json) as job (queue text, data jsonb, priority integer)
     join pgboss.queue q on q.name = job.queue
     returning 1`

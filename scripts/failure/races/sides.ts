@@ -4,6 +4,7 @@ import { type ClaimedMessage, claimMessages, storeSettlements } from '../../../s
 import { withoutSuppressed } from '../../../src/dispatch/suppression.ts'
 import { applyFeedback } from '../../../src/feedback/apply.ts'
 import {
+  endJobs,
   loadAccepted,
   type ProcessedRow,
   recordClaims,
@@ -11,7 +12,7 @@ import {
 } from '../../../src/processing/queries.ts'
 import { type Boss, within } from '../../../src/queue/boss.ts'
 import { enqueueProcessing } from '../../../src/queue/processing-jobs.ts'
-import { dispatchQueue, jobPriority, processQueue } from '../../../src/queue/queues.ts'
+import { dispatchQueue, processQueue } from '../../../src/queue/queues.ts'
 import { lockDue, release } from '../../../src/schedule/queries.ts'
 import { forgetWorker, rescueMessages } from '../../../src/upkeep/queries.ts'
 import { eventOf } from '../../../test/support/feedback.ts'
@@ -61,13 +62,15 @@ export const process: MakeSide = ({ boss, worker, subject: { id } }) => ({
     await pause()
     const loaded = await loadAccepted(trx, [id])
     await pause()
-    await trx.deleteFrom('mail.claim').where('worker', '=', worker).execute()
-    await boss.deleteJob(PROCESS, jobs, within(trx))
-    const kept = loaded.length === 0 ? [] : await storeProcessed(trx, [processed(id)])
+    await endJobs(
+      trx,
+      PROCESS,
+      jobs.map((job) => job.id),
+      worker,
+    )
+    const kept = loaded.length === 0 ? undefined : await storeProcessed(trx, [processed(id)])
     await pause()
-    const rows = [...kept].map((each) => ({ id: each, priority: jobPriority(3) }))
-    if (rows.length > 0) await boss.insert(DISPATCH, rows, within(trx))
-    return rows.length > 0 ? 'queued' : 'nothing'
+    return kept?.has(id) === true ? 'queued' : 'nothing'
   },
 })
 
