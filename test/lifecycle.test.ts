@@ -4,11 +4,13 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { getPriority } from 'node:os'
 import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { createTestDatabase, makeTestDirectory } from './support/database.ts'
 import { eventually } from './support/eventually.ts'
+import { spawnService } from './support/service.ts'
 
 const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url))
 
@@ -130,6 +132,18 @@ test('when its port is taken it says so and ends, leaving no worker behind', asy
   assert.equal(await service.ended, 1)
   assert.match(await service.shown(/EADDRINUSE/), new RegExp(String(port)))
   assert.deepEqual(await database.query('select * from mail.worker'), [])
+})
+
+test('a process of workers alone gives way to others on the machine, unless it was given a priority', async (t) => {
+  const database = await createTestDatabase(t)
+  const nicenessOf = async (roles: string, prefix: readonly string[] = []) => {
+    const { pid } = await spawnService(t, database.url, { SLUICE_ROLES: roles }, { prefix })
+    return getPriority(pid)
+  }
+  assert.equal(await nicenessOf('worker'), 5)
+  assert.equal(await nicenessOf('worker', ['nice', '-n', '2']), 2)
+  assert.equal(await nicenessOf('api'), 0)
+  assert.equal(await nicenessOf('api,worker'), 0)
 })
 
 test('settings that cannot be used are reported all at once, with an exit code of their own', async (t) => {

@@ -1,4 +1,5 @@
 import { flushCompileCache } from 'node:module'
+import { getPriority, setPriority } from 'node:os'
 import type { Config } from '../config.ts'
 import { migrate } from '../db/migrate.ts'
 import { openPool } from '../db/pool.ts'
@@ -15,6 +16,7 @@ export async function runService(config: Config): Promise<number> {
   return withDatabase(config, log, async ({ url, sessionUrl, embedded }) => {
     const { serviceRole } = await migrate({ url: sessionUrl, log })
     const newKey = embedded && config.apiKey === undefined ? await makeFirstKey(url, log) : undefined
+    if (!config.roles.has('api')) giveWay()
     const service = await startService({ config, log, databaseUrl: url, serviceRole })
     // Now, since a process that is killed writes nothing at its end.
     flushCompileCache()
@@ -22,6 +24,17 @@ export async function runService(config: Config): Promise<number> {
     await stopSignal(log)
     return (await service.stop()) ? 0 : EXIT_FAILURE
   })
+}
+
+/** As `nice` counts: about a third of the share of a process at 0, and all of it when nobody else wants it. */
+const WORKER_NICENESS = 5
+
+/**
+ * A process that only works lets those go first who answer somebody that waits: the API, Postgres, the app beside it. Unless its
+ * operator gave it a priority. Not before an embedded Postgres runs, which would have it as well.
+ */
+function giveWay(): void {
+  if (getPriority() === 0) setPriority(WORKER_NICENESS)
 }
 
 async function makeFirstKey(url: string, log: Log): Promise<string | undefined> {
