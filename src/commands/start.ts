@@ -16,7 +16,7 @@ export async function runService(config: Config): Promise<number> {
   return withDatabase(config, log, async ({ url, sessionUrl, embedded }) => {
     const { serviceRole } = await migrate({ url: sessionUrl, log })
     const newKey = embedded && config.apiKey === undefined ? await makeFirstKey(url, log) : undefined
-    if (!config.roles.has('api')) giveWay()
+    if (!config.roles.has('api')) giveWay(log)
     const service = await startService({ config, log, databaseUrl: url, serviceRole })
     // Now, since a process that is killed writes nothing at its end.
     flushCompileCache()
@@ -33,8 +33,12 @@ const WORKER_NICENESS = 5
  * A process that only works lets those go first who answer somebody that waits: the API, Postgres, the app beside it. Unless its
  * operator gave it a priority. Not before an embedded Postgres runs, which would have it as well.
  */
-function giveWay(): void {
-  if (getPriority() === 0) setPriority(WORKER_NICENESS)
+function giveWay(log: Log): void {
+  try {
+    if (getPriority() === 0) setPriority(WORKER_NICENESS)
+  } catch (error) {
+    log.debug({ error }, 'the system does not let this process give way to others')
+  }
 }
 
 async function makeFirstKey(url: string, log: Log): Promise<string | undefined> {
