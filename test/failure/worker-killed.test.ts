@@ -71,10 +71,10 @@ test(
     const lost = ids.filter((id) => !copiesOf(mails).has(id))
     assert.deepEqual(lost, [])
     const recovered = await recoveredIn(database)
-    // With what it was sending there may be what it had claimed ahead, and not begun.
+    // With what it was sending there may be what it had claimed ahead, and not begun: twice as many.
     const idsRecovered = new Set(recovered.map(({ id }) => id))
     assert.ok(stall.stalled.every((id) => idsRecovered.has(id)))
-    assert.ok(idsRecovered.size <= 2 * stall.stalled.length, `${idsRecovered.size} were claimed`)
+    assert.ok(idsRecovered.size <= 3 * stall.stalled.length, `${idsRecovered.size} were claimed`)
     const number = await numberOf(doomed)
     assert.ok(recovered.every(({ worker }) => worker === number))
     assert.deepEqual(duplicatesIn(mails).toSorted(), stall.stalled.toSorted())
