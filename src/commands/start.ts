@@ -16,7 +16,7 @@ export async function runService(config: Config): Promise<number> {
   return withDatabase(config, log, async ({ url, sessionUrl, embedded }) => {
     const { serviceRole } = await migrate({ url: sessionUrl, log })
     const newKey = embedded && config.apiKey === undefined ? await makeFirstKey(url, log) : undefined
-    if (!config.roles.has('api')) giveWay(log)
+    if (!config.roles.has('api') && !embedded) giveWay(log)
     const service = await startService({ config, log, databaseUrl: url, serviceRole })
     // Now, since a process that is killed writes nothing at its end.
     flushCompileCache()
@@ -31,7 +31,7 @@ const WORKER_NICENESS = 5
 
 /**
  * A process that only works lets those go first who answer somebody that waits: the API, Postgres, the app beside it. Unless its
- * operator gave it a priority. Not before an embedded Postgres runs, which would have it as well.
+ * operator gave it a priority, or it has an embedded Postgres to start again, which would take it over.
  */
 function giveWay(log: Log): void {
   try {

@@ -77,7 +77,10 @@ export async function moveBatch(
     return { settled, rows, isFull: isFullBatch(taken), taken }
   })
   if (taken.length > 0) reached('mover.committed')
-  count(deps.meter, taken)
+  count(
+    deps.meter,
+    taken.filter(({ id }) => !settled.queued.includes(id)),
+  )
   announceProcessing(deps, rows.filter(isAccepted))
   countStored(deps.meter, rows)
   return { outcomes: settled.outcomes, queued: settled.queued, isFull }
