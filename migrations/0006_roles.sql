@@ -15,6 +15,18 @@ $$;
 comment on function mail.ensure_queue(text, jsonb) is
   'Makes a queue with its own table, which takes rights on the schema that the service does not have. Safe to repeat.';
 
+create function mail.queue_missing(name text) returns integer
+language plpgsql immutable strict
+set search_path = pg_catalog, mail, pg_temp
+as $$
+begin
+  raise exception 'the queue % is not there yet', name
+    using errcode = 'object_not_in_prerequisite_state', hint = 'A running service makes it within seconds.';
+end
+$$;
+comment on function mail.queue_missing(text) is
+  'Ends a statement that would put jobs on a queue that is not there. Of null, as nothing is missing, it is null.';
+
 create function mail.apply_grants() returns text[]
 language plpgsql volatile
 set search_path = pg_catalog, mail, pg_temp

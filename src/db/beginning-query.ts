@@ -1,20 +1,5 @@
 import { Query } from 'pg'
-
-type Prepared = { readonly name: string; readonly text: string; readonly values: unknown[] }
-
-/** What the driver's own class has and its types do not tell. */
-type Wire = {
-  readonly submittedNamedStatements: Record<string, string>
-  parse(statement: { name?: string; text: string }): void
-  bind(portal: object): void
-  execute(portal: object): void
-}
-type Internals = {
-  hasBeenParsed(wire: Wire): boolean
-  prepare(wire: Wire): void
-  handleCommandComplete(message: { text: string }, wire: Wire): void
-}
-const driver = Query.prototype as unknown as Internals
+import { driver, type Prepared, type Wire } from './wire.ts'
 
 /**
  * The first statement of a transaction together with its `begin`: one round trip. Both end with a single Sync, and after

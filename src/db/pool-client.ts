@@ -3,8 +3,11 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { Client, type ClientConfig, DatabaseError, type QueryResult } from 'pg'
 import { BeginningQuery } from './beginning-query.ts'
 import { ConnectionError } from './connection-error.ts'
+import { EndingQuery } from './ending-query.ts'
 import type { NoteFault } from './server-trouble.ts'
 import type { SilenceWatch } from './silence.ts'
+import { LASTLY } from './transaction.ts'
+import type { Prepared } from './wire.ts'
 
 /** More than the server's own limit: whoever reaches it no longer speaks to a server at all. */
 const QUERY_TIMEOUT_MS = 30_000
@@ -39,6 +42,12 @@ export type PoolClientOptions = ClientConfig & {
 }
 
 /**
+ * `begun`: the server knows nothing of it yet, as `begin` goes with its first statement. `committed`: with its last statement, and
+ * nobody has asked for it yet.
+ */
+type TransactionState = 'none' | 'begun' | 'open' | 'committed'
+
+/**
  * A client that names hot statements, which is how the driver prepares them, and that gives up a connection
  * on which the server does not answer. The driver's own `query_timeout` would leave it in use: a transaction
  * would go back to the pool with its statement still under way, and hold up everybody after it.
@@ -48,8 +57,7 @@ export class PoolClient extends Client {
   readonly #startedAt = performance.now()
   #isLost = false
   #isServer = false
-  /** A transaction was begun that the server knows nothing of yet: `begin` goes with its first statement. */
-  #isBeginning = false
+  #transaction: TransactionState = 'none'
   /** When the server was last heard, by `performance.now()`. */
   heardAt = this.#startedAt
 
@@ -77,29 +85,56 @@ export class PoolClient extends Client {
     answer.then((result) => callback(undefined, result), callback)
   }
 
-  /** What the server need not hear by itself: `begin` goes with the next statement, and without one there is nothing to end. */
+  /** What the server need not hear by itself: `begin` goes with the first statement, and `commit` may go with the last. */
   #heldBack(text: unknown): Promise<QueryResult> | undefined {
-    if (text === 'begin') this.#isBeginning = true
-    else if (this.#isBeginning && (text === 'commit' || text === 'rollback')) this.#isBeginning = false
-    else return undefined
+    const before = this.#transaction
+    if (text === 'begin') this.#transaction = 'begun'
+    else if (text !== 'commit' && text !== 'rollback') return undefined
+    else {
+      this.#transaction = 'none'
+      if (before === 'none' || before === 'open') return undefined
+      if (before === 'committed' && text === 'rollback')
+        return Promise.reject(
+          new Error('too late to roll back: the last statement of the transaction took its commit along'),
+        )
+    }
     return Promise.resolve({ command: text.toUpperCase(), rowCount: null, oid: 0, fields: [], rows: [] })
   }
 
   async #run(args: unknown[]): Promise<unknown> {
     const [text, values] = args
-    const isFirst = this.#isBeginning
-    this.#isBeginning = false
+    const isFirst = this.#transaction === 'begun'
+    if (this.#transaction === 'committed')
+      throw new Error('a statement came after the last of its transaction')
     // A name belongs to one server connection, and through a pooler the next transaction may be on another.
     const isPreparable = this.#options.isPooled !== true && typeof text === 'string' && Array.isArray(values)
     const name = isPreparable ? preparedNameOf(text) : undefined
     if (name === undefined) {
-      if (isFirst) await super.query('begin')
+      if (isFirst) await this.#begin()
       return super.query(...(args as Parameters<Client['query']>))
     }
     const hot = { name, text: text as string, values: values as unknown[] }
+    if (this.#transaction !== 'none' && hot.text.includes(LASTLY)) return this.#runLast(hot, isFirst)
     if (!isFirst) return super.query(hot)
+    this.#transaction = 'open'
+    return this.#submit(BeginningQuery, hot)
+  }
+
+  #begin(): Promise<unknown> {
+    this.#transaction = 'open'
+    return super.query('begin')
+  }
+
+  /** One that is the first as well is a transaction by itself. */
+  async #runLast(hot: Prepared, isFirst: boolean): Promise<unknown> {
+    const result = await (isFirst ? super.query(hot) : this.#submit(EndingQuery, hot))
+    this.#transaction = 'committed'
+    return result
+  }
+
+  #submit(kind: typeof BeginningQuery | typeof EndingQuery, hot: Prepared): Promise<unknown> {
     return new Promise((resolve, reject) => {
-      super.query(new BeginningQuery(hot, (error, result) => (error ? reject(error) : resolve(result))))
+      super.query(new kind(hot, (error, result) => (error ? reject(error) : resolve(result))))
     })
   }
 

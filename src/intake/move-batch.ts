@@ -70,10 +70,11 @@ export async function moveBatch(
     const rows = oneByOne
       ? await storeOneByOne(trx, seal, settled.rows, settled.outcomes)
       : settled.rows.map(seal)
-    if (!oneByOne && rows.length > 0) await queries.storeMessages(trx, rows)
-    // After the messages, which may be of this batch: a timeline begins with its message.
-    if (settled.replayed.length > 0) await queries.recordReplays(trx, settled.replayed)
     if (taken.length > 0) reached('mover.before-commit')
+    const isLast = settled.replayed.length === 0
+    if (!oneByOne && rows.length > 0) await queries.storeMessages(trx, rows, { isLast })
+    // After the messages, which may be of this batch: a timeline begins with its message.
+    if (!isLast) await queries.recordReplays(trx, settled.replayed)
     return { settled, rows, isFull: isFullBatch(taken), taken }
   })
   if (taken.length > 0) reached('mover.committed')

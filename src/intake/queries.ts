@@ -1,8 +1,8 @@
 import { type RawBuilder, sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
-import type { Transaction } from '../db/transaction.ts'
+import { lastly, type Transaction } from '../db/transaction.ts'
 import type { Message } from '../message/message.ts'
-import { insertProcessing, processingJobs } from '../queue/processing-jobs.ts'
+import { processingOf } from '../queue/processing-jobs.ts'
 import type { Look } from '../queue/queue-front.ts'
 
 /** A row as the API appends it to the intake. */
@@ -233,9 +233,16 @@ const MOVED_COLUMNS: readonly (keyof MovedRow)[] = [
   'sealed',
 ]
 
-/** With the jobs of those that are to be processed now. Throws when the queue of a stream is not there yet. */
-export async function storeMessages(trx: Transaction, rows: readonly MovedRow[]): Promise<void> {
-  const jobs = processingJobs(rows.filter(({ status }) => status === 'accepted'))
+/**
+ * With the jobs of those that are to be processed now. Throws when the queue of a stream is not there yet. `isLast`: the
+ * transaction ends with it.
+ */
+export async function storeMessages(
+  trx: Transaction,
+  rows: readonly MovedRow[],
+  { isLast = false }: { readonly isLast?: boolean } = {},
+): Promise<void> {
+  const jobs = processingOf(rows.filter(({ status }) => status === 'accepted'))
   const recordset = rows.map((row) => {
     // By name: a row may hold more than is stored, the message as it was given among it.
     const columns = Object.fromEntries(MOVED_COLUMNS.map((name) => [name, row[name]]))
@@ -244,7 +251,7 @@ export async function storeMessages(trx: Transaction, rows: readonly MovedRow[])
     if (row.status === 'dead') return JSON.stringify({ ...columns, refused: row.message })
     return `${JSON.stringify(columns).slice(0, -1)},"message":${row.message}}`
   })
-  const { rows: stored } = await sql<{ jobs: number }>`/* intake.store */
+  await sql`/* intake.store */ ${isLast ? lastly : sql``}
     with row as materialized (
       select *
       from json_to_recordset(${`[${recordset.join(',')}]`}::json) as row (
@@ -280,13 +287,9 @@ export async function storeMessages(trx: Transaction, rows: readonly MovedRow[])
           when 'scheduled' then json_build_object('scheduled_at', scheduled_at)
         end
       from row
-    ), job as (${insertProcessing(jobs)})
-    select count(*)::integer as jobs from job
+    ), job as (${jobs.insert})
+    select ${jobs.check}
   `.execute(trx)
-  if (stored[0]?.jobs !== jobs.length) {
-    const queues = new Set(jobs.map(({ queue }) => queue))
-    throw new Error(`not all of these queues are there: ${[...queues].join(', ')}`)
-  }
 }
 
 /** The key is free again: the message that claimed it was not stored. */

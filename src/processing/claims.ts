@@ -5,6 +5,7 @@ import { type Boss, within } from '../queue/boss.ts'
 import type { ProcessJob } from '../queue/queues.ts'
 import type { Sealer } from '../sealer.ts'
 import * as queries from './queries.ts'
+import { type ClaimedJobs, type EndOfJobs, endJobs } from './store-queries.ts'
 
 /** Jobs of one message that must be processed alone; the ordinary loop does not see them. */
 export const ALONE_PRIORITY = -1
@@ -33,24 +34,28 @@ export type Wanted = {
   readonly maxPriority?: number
 }
 
-/**
- * `onFetched` is told before the commit: when the answer to it is lost, nobody knows whether the jobs are
- * claimed, and settling them finds out.
- */
+export type OnClaiming = {
+  /** These will be claimed, if nothing comes between: what is only read can be read meanwhile. */
+  readonly fetched?: (jobs: readonly Job[]) => void
+  /** Told before the commit: when the answer to it is lost, nobody knows whether the jobs are claimed, and settling them finds out. */
+  readonly recorded: (claim: Claim) => void
+}
+
 export async function claimJobs(
   deps: ClaimDeps,
   queue: string,
   wanted: Wanted,
-  onFetched: (claim: Claim) => void,
+  on: OnClaiming,
 ): Promise<Claim | undefined> {
   const worker = deps.worker()
   return inTransaction(deps.db, async (trx) => {
     const jobs: Job[] = await deps.boss.fetch<ProcessJob>(queue, { ...wanted, ...within(trx) })
     if (jobs.length === 0) return undefined
+    on.fetched?.(jobs)
     const ids = jobs.map((job) => job.id)
     await queries.recordClaims(trx, queue, ids, worker)
     const claim = { jobs, worker }
-    onFetched(claim)
+    on.recorded(claim)
     return claim
   })
 }
@@ -60,15 +65,20 @@ export async function finishJobs(
   deps: ClaimDeps,
   trx: Transaction,
   queue: string,
-  { jobs, worker }: Claim,
+  claim: Claim,
 ): Promise<boolean> {
-  const ids = jobs.map((job) => job.id)
-  const ended = await queries.endJobs(trx, queue, ids, worker)
-  if (ended === ids.length) return true
-  // All or none: a rescuer takes everything a worker holds.
-  if (ended > 0) throw new Error(`of ${ids.length} claims ${ended} were left`)
-  deps.log.warn({ queue, jobs: ids.length }, 'claim lost while processing; leaving it to others')
-  return false
+  return isOurs(deps, queue, claim, await endJobs(trx, claimedJobs(queue, claim)))
+}
+
+export function claimedJobs(queue: string, { jobs, worker }: Claim): ClaimedJobs {
+  return { queue, jobIds: jobs.map((job) => job.id), worker }
+}
+
+/** Tells when it is not. */
+export function isOurs({ log }: ClaimDeps, queue: string, { jobs }: Claim, end: EndOfJobs): boolean {
+  if (end === 'lost')
+    log.warn({ queue, jobs: jobs.length }, 'claim lost while processing; leaving it to others')
+  return end !== 'lost'
 }
 
 /** A job of its own for each of these messages. */

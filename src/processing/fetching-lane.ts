@@ -16,6 +16,7 @@ import { type AttachmentFetcher, FetchFailure } from './attachment-fetcher.ts'
 import { type Claim, type ClaimDeps, claimJobs, FETCHING_PRIORITY, finishJobs, type Job } from './claims.ts'
 import * as queries from './queries.ts'
 import { openLoaded } from './sensitive.ts'
+import { deadRow, storeProcessed } from './store-queries.ts'
 
 /**
  * Fetches the attachments that messages of one stream name by URL, before those are processed.
@@ -97,9 +98,12 @@ export class FetchingLane {
     if (batchSize === 0) return false
     const claims: Claim[] = []
     try {
-      await claimJobs(this.#deps, this.#queue, { batchSize, maxPriority: FETCHING_PRIORITY }, (claim) => {
-        claims.push(claim)
-      })
+      await claimJobs(
+        this.#deps,
+        this.#queue,
+        { batchSize, maxPriority: FETCHING_PRIORITY },
+        { recorded: (claim) => claims.push(claim) },
+      )
     } finally {
       // Not before the commit, and even when the answer to it was lost: settling finds out whose they are.
       for (const { jobs, worker } of claims) for (const job of jobs) this.#begin({ jobs: [job], worker }, job)
@@ -201,8 +205,8 @@ export class FetchingLane {
         within(trx),
       )
     } else if (outcome.kind === 'dead') {
-      await queries.storeProcessed(trx, [
-        { ...queries.deadRow(id, outcome.code, outcome.reason), recipient_domain: outcome.domain },
+      await storeProcessed(trx, [
+        { ...deadRow(id, outcome.code, outcome.reason), recipient_domain: outcome.domain },
       ])
     }
   }

@@ -3,18 +3,19 @@ import type { Provider, Stream } from '../catalog.ts'
 import type { Database } from '../db/pool.ts'
 import { parseAddress } from '../message/address.ts'
 import type { Address, Message, TemplateReference } from '../message/message.ts'
-import { findSuppressed } from '../suppression.ts'
 import type { UnsubscribeLinks } from '../unsubscribe-links.ts'
 import type * as queries from './queries.ts'
+import { type Readable, recipientsOf } from './read-batch.ts'
 import type { Rendered, RenderRequest, RenderResult } from './render/contract.ts'
 import { explained } from './render/remedies.ts'
 import type { RenderPool } from './render/render-pool.ts'
-import { findTemplates, sourceOf, type Templates, type UsableTemplate } from './templates.ts'
+import type { ProcessedRow } from './store-queries.ts'
+import { sourceOf, type Templates, type UsableTemplate } from './templates.ts'
 import { type Bodies, lackOf, NO_OFFER, type Offer, offerOf, streamVariables } from './unsubscribe.ts'
 
 /** What processing decides for each message of a batch, before anything is written. */
 export type Prepared = {
-  readonly rows: queries.ProcessedRow[]
+  readonly rows: ProcessedRow[]
   /** Messages whose template is known to hurt: they are processed again, each alone. */
   readonly deferred: string[]
 }
@@ -27,20 +28,13 @@ export type PrepareDeps = {
 
 const REASON_LENGTH = 2_000
 
-/**
- * Looks up templates and suppressed addresses once for the whole batch, renders, and routes. Reads only.
- * Throws when the database is away: suppression fails closed.
- */
+/** Renders, and routes. Writes nothing. */
 export async function prepareBatch(
   deps: PrepareDeps,
   stream: Stream,
   providers: ReadonlyMap<string, Provider>,
-  batch: readonly queries.AcceptedMessage[],
+  { messages: batch, templates, suppressed }: Readable,
 ): Promise<Prepared> {
-  const [templates, suppressed] = await Promise.all([
-    findTemplates(deps.db, batch),
-    findSuppressed(deps.db, stream.name, [...new Set(batch.flatMap(recipientsOf))]),
-  ])
   const offers = new Map(batch.map((each) => [each, offerOf(stream, each, deps.unsubscribeLinks)]))
   const given = (each: queries.AcceptedMessage) => streamVariables(stream, offers.get(each) ?? NO_OFFER)
   const priority = Math.min(...batch.map((each) => each.priority))
@@ -84,7 +78,7 @@ type Known = {
   readonly stream: Stream
 }
 
-function decide(known: Known): queries.ProcessedRow {
+function decide(known: Known): ProcessedRow {
   const { message } = known.accepted
   const { template, rendered, offer, provider } = known
   const base = {
@@ -98,7 +92,7 @@ function decide(known: Known): queries.ProcessedRow {
     recipient_domain: message.to[0]?.address.split('@')[1] ?? null,
     prepared: null,
   }
-  const die = (code: string, reason: string): queries.ProcessedRow => ({
+  const die = (code: string, reason: string): ProcessedRow => ({
     ...base,
     status: 'dead',
     code,
@@ -184,7 +178,7 @@ function preparedOf(
   parts: Rendered & Origin,
   leftOut: readonly string[],
   listUnsubscribe: string | null = null,
-): queries.ProcessedRow['prepared'] {
+): ProcessedRow['prepared'] {
   if (Object.keys(parts).length === 0 && leftOut.length === 0 && listUnsubscribe === null) return null
   return {
     subject: parts.subject ?? null,
@@ -201,12 +195,6 @@ function describeMissing({ id, version }: TemplateReference): string {
   return version === undefined
     ? `No template ${id} is published. Publish it, then retry.`
     : `Template ${id} has no published version ${version}. Publish it, then retry.`
-}
-
-function recipientsOf({ message }: queries.AcceptedMessage): string[] {
-  return [message.to, message.cc, message.bcc].flatMap((list: readonly Address[]) =>
-    list.map(({ address }) => address.toLowerCase()),
-  )
 }
 
 type ToRender = {

@@ -4,12 +4,10 @@ import { NotRegisteredError, registration } from '../db/registration.ts'
 import { relaxed } from '../db/relaxed.ts'
 import type { Transaction } from '../db/transaction.ts'
 import { unforeseen } from '../db/unforeseen.ts'
-import type { Address, Message, StoredAttachment } from '../message/message.ts'
-import { removeContent } from '../message-content.ts'
-import { SETTINGS, SETTINGS_OF_QUEUE } from '../queue/job-settings.ts'
+import type { Message, StoredAttachment } from '../message/message.ts'
 import type { TemplateContent } from '../templates/template-content.ts'
 
-const isAccepted = unforeseen(sql`m.status = 'accepted'`)
+export const isAccepted = unforeseen(sql`m.status = 'accepted'`)
 
 export type AcceptedMessage = {
   readonly id: string
@@ -95,27 +93,6 @@ export async function recordClaims(
   if (rows.length === 0) throw new NotRegisteredError(worker)
 }
 
-/** Ends those of these jobs that are this worker's; says how many. */
-export async function endJobs(
-  trx: Transaction,
-  queue: string,
-  jobIds: readonly string[],
-  worker: number,
-): Promise<number> {
-  const { rows } = await sql<{ ended: number }>`/* processing.end_jobs */
-    with released as (
-      delete from mail.claim
-      where queue = ${queue} and job_id = any (${jobIds}::uuid[]) and worker = ${worker}
-      returning job_id
-    ), ended as (
-      delete from pgboss.job
-      where name = ${queue} and id = any (${jobIds}::uuid[]) and id = any (array(select job_id from released))
-    )
-    select count(*)::integer as ended from released
-  `.execute(trx)
-  return rows[0]?.ended ?? 0
-}
-
 export type TemplateVersion = TemplateContent & {
   readonly id: string
   readonly version: number
@@ -160,126 +137,4 @@ export async function findTemplates(
     ) v
   `.execute(db)
   return rows
-}
-
-/** What processing made of one message. */
-export type ProcessedRow = {
-  readonly id: string
-  readonly status: 'queued' | 'suppressed' | 'dead'
-  readonly provider: string | null
-  readonly template: string | null
-  readonly template_version: number | null
-  /** Versions of the templates that this one used, by name. */
-  readonly partials: Readonly<Record<string, number>> | null
-  readonly code: string | null
-  readonly reason: string | null
-  readonly recipient_domain: string | null
-  readonly prepared: {
-    readonly subject: string | null
-    readonly html: string | null
-    readonly text: string | null
-    readonly left_out: readonly string[] | null
-    /** The template's, when the message names none. */
-    readonly sender: Address | null
-    readonly reply_to: readonly Address[] | null
-    readonly list_unsubscribe: string | null
-    /** Of sensitive mail, in place of subject, html and text. */
-    readonly sealed?: string
-  } | null
-}
-
-/** A message that nothing was made of. */
-export function deadRow(id: string, code: string, reason: string): ProcessedRow {
-  return {
-    ...{ id, code, reason, status: 'dead', provider: null, prepared: null },
-    ...{ template: null, template_version: null, partials: null, recipient_domain: null },
-  }
-}
-
-/**
- * Writes everything processing found out, in one statement, for the messages that still wait for it, with the jobs of those
- * that are to be sent; returns their ids. The rest were canceled, or processed by someone else, meanwhile. Throws when the queue
- * of a provider is not there yet.
- */
-export async function storeProcessed(trx: Transaction, rows: readonly ProcessedRow[]): Promise<Set<string>> {
-  const ids = rows.map((row) => row.id)
-  const flat = rows.map(({ prepared, ...row }) => ({ ...row, is_prepared: prepared !== null, ...prepared }))
-  const { rows: stored } = await sql<{ id: string; absent: string | null }>`/* processing.store */
-    with row as materialized (
-      select *
-      from json_to_recordset(${JSON.stringify(flat)}::json) as row (
-        id uuid, status text, provider text, template text, template_version integer, partials json,
-        code text, reason text, recipient_domain text, is_prepared boolean, subject text, html text, text text,
-        left_out text[], sender json, reply_to json, list_unsubscribe text, sealed text
-      )
-    ), stored as (
-      update mail.message m
-      set status = row.status,
-        provider = row.provider,
-        template = coalesce(row.template, m.template),
-        template_version = row.template_version,
-        last_error = row.code,
-        queued_at = case row.status when 'queued' then clock_timestamp() end
-      from row
-      where m.id = row.id and m.id = any (${ids}::uuid[]) and ${isAccepted}
-      returning m.id, m.stream, m.priority, m.source, m.template
-    ), prepared as (
-      insert into mail.message_prepared (id, subject, html, text, left_out, sender, reply_to, list_unsubscribe, sealed, key_id)
-      select
-        row.id, row.subject, row.html, row.text, row.left_out, row.sender, row.reply_to, row.list_unsubscribe,
-        row.sealed, split_part(row.sealed, '.', 3)
-      from row join stored using (id)
-      where row.is_prepared
-      -- A dead letter that is retried is processed anew.
-      on conflict (id) do update
-      set subject = excluded.subject, html = excluded.html, text = excluded.text, left_out = excluded.left_out,
-        sender = excluded.sender, reply_to = excluded.reply_to, list_unsubscribe = excluded.list_unsubscribe,
-        sealed = excluded.sealed, key_id = excluded.key_id
-    ), dead as (
-      insert into mail.dead_letter (
-        message_id, stage, code, reason, stream, template, template_version, source, recipient_domain
-      )
-      select
-        row.id, 'processing', row.code, row.reason, stored.stream, stored.template, row.template_version,
-        stored.source, row.recipient_domain
-      from row join stored using (id)
-      where row.status = 'dead'
-    ), left_out as (
-      insert into mail.event (message_id, type, recipient)
-      select row.id, 'suppressed', address
-      from row join stored using (id) cross join unnest(row.left_out) as address
-    ), happened as (
-      insert into mail.event (message_id, type, detail)
-      select
-        row.id,
-        row.status,
-        case row.status
-          when 'dead' then json_build_object('stage', 'processing', 'code', row.code)
-          when 'queued' then json_strip_nulls(json_build_object(
-            'provider', row.provider, 'template_version', row.template_version, 'partials', row.partials
-          ))
-        end
-      from row join stored using (id)
-    ), routed as (
-      select row.id, 'dispatch.' || row.provider || '.' || stored.stream as queue, stored.priority
-      from row join stored using (id)
-      where row.status = 'queued'
-    ), job as (
-      -- The most urgent first: pg-boss fetches the highest number.
-      insert into pgboss.job (id, name, priority, ${SETTINGS})
-      select routed.id, q.name, 9 - routed.priority, ${SETTINGS_OF_QUEUE}
-      from routed join pgboss.queue q on q.name = routed.queue
-      on conflict do nothing
-    )
-    select
-      id,
-      (select min(queue) from routed where queue not in (select name from pgboss.queue)) as absent
-    from stored
-  `.execute(trx)
-  const absent = stored[0]?.absent ?? null
-  if (absent !== null) throw new Error(`the queue ${absent} is not there yet`)
-  const kept = new Set(stored.map((row) => row.id))
-  const over = rows.filter(({ id, status }) => status === 'suppressed' && kept.has(id)).map(({ id }) => id)
-  if (over.length > 0) await removeContent(trx, over)
-  return kept
 }

@@ -1,6 +1,7 @@
 import { openMessage } from '../message/sensitive-message.ts'
 import { SealError, type Sealer } from '../sealer.ts'
-import type { AcceptedMessage, LoadedMessage, ProcessedRow } from './queries.ts'
+import type { AcceptedMessage, LoadedMessage } from './queries.ts'
+import type { ProcessedRow } from './store-queries.ts'
 
 export type OpenedMessages = {
   readonly opened: AcceptedMessage[]

@@ -1,7 +1,7 @@
 import type { Catalog, Stream } from '../catalog.ts'
 import { reached } from '../crash-point.ts'
 import { isLastingFault } from '../db/sqlstate.ts'
-import { inTransaction, type Transaction } from '../db/transaction.ts'
+import { inTransaction } from '../db/transaction.ts'
 import { Loop } from '../loop.ts'
 import { dispatchQueue, jobPriority, processQueue, urgentBell } from '../queue/queues.ts'
 import { NO_KEYS } from '../sealer.ts'
@@ -9,17 +9,21 @@ import type { UnsubscribeLinks } from '../unsubscribe-links.ts'
 import {
   ALONE_PRIORITY,
   type Claim,
+  claimedJobs,
   claimJobs,
   FETCHING_PRIORITY,
   finishJobs,
   insertSingly,
+  isOurs,
+  type Job,
   type Wanted,
 } from './claims.ts'
-import { type FetchingDeps, FetchingLane, fetchingBell, hasRemote } from './fetching-lane.ts'
+import { type FetchingDeps, FetchingLane, fetchingBell } from './fetching-lane.ts'
 import { prepareBatch } from './prepare.ts'
-import * as queries from './queries.ts'
+import { type Batch, FATAL_DEATHS, readBatch } from './read-batch.ts'
 import type { RenderPool } from './render/render-pool.ts'
-import { openLoaded, sealProcessed } from './sensitive.ts'
+import { sealProcessed } from './sensitive.ts'
+import { deadRow, type ProcessedRow, storeProcessed } from './store-queries.ts'
 
 /**
  * Processing prepares accepted messages for dispatch.
@@ -42,8 +46,6 @@ import { openLoaded, sealProcessed } from './sensitive.ts'
 
 const JOBS_PER_ROUND = 4
 const IDLE_MS = 1_000
-/** A message that was being processed when its worker died, this many times over, is not tried again. */
-const FATAL_DEATHS = 3
 const DEATHS_REASON = `The worker died ${FATAL_DEATHS} times while it processed this message; look at its template and data before retrying.`
 const FAILURE_REASON =
   'Processing failed in an unforeseen way, also with this message alone; the log has the details.'
@@ -98,13 +100,19 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
       const stream = deps.catalog.current.streams.get(streamName)
       const wanted = stream && wantedBy(lane, stream)
       if (stream === undefined || wanted === undefined) return false
-      inHand ??= await claimJobs(deps, queue, wanted, (claim) => {
-        inHand = claim
+      let early: Promise<Batch | undefined> | undefined
+      inHand ??= await claimJobs(deps, queue, wanted, {
+        fetched: (jobs) => {
+          early = readBatch(deps, streamName, freshJobs(lane, jobs)).catch(() => undefined)
+        },
+        recorded: (claim) => {
+          inHand = claim
+        },
       })
       if (inHand === undefined) return false
       reached('processing.claimed')
       try {
-        await processClaim(deps, stream, lane, inHand)
+        await processClaim(deps, stream, lane, inHand, early)
       } catch (error) {
         if (!isLastingFault(error)) throw error
         deps.log.error({ queue, jobs: inHand.jobs.length, error }, 'processing failed for good')
@@ -117,11 +125,24 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
   })
 }
 
-async function processClaim(deps: ProcessingDeps, stream: Stream, lane: Lane, claim: Claim): Promise<void> {
-  // A job of one message too: in company it would take the others with it each time its worker dies.
-  const [returned, fresh] = partition(claim.jobs, (job) => lane !== 'alone' && job.retryCount > 0)
+async function processClaim(
+  deps: ProcessingDeps,
+  stream: Stream,
+  lane: Lane,
+  claim: Claim,
+  early: Promise<Batch | undefined> | undefined,
+): Promise<void> {
+  const fresh = freshJobs(lane, claim.jobs)
+  const returned = claim.jobs.filter((job) => !fresh.includes(job))
   if (returned.length > 0) await splitJobs(deps, processQueue(stream.name), { ...claim, jobs: returned })
-  if (fresh.length > 0) await processJobs(deps, stream, { ...claim, jobs: fresh })
+  if (fresh.length === 0) return
+  const batch = (await early) ?? (await readBatch(deps, stream.name, fresh))
+  await processBatch(deps, stream, { ...claim, jobs: fresh }, batch)
+}
+
+/** Without those that came back: also of one message, it would take its company with it each time its worker dies. */
+function freshJobs(lane: Lane, jobs: readonly Job[]): readonly Job[] {
+  return lane === 'alone' ? jobs : jobs.filter((job) => job.retryCount === 0)
 }
 
 /** Each message of a batch that came back from a dead worker gets a job of its own. */
@@ -136,46 +157,25 @@ async function splitJobs(deps: ProcessingDeps, queue: string, claim: Claim): Pro
   deps.log.warn({ queue, jobs: claim.jobs.length }, 'batch of a dead worker split into single messages')
 }
 
-async function processJobs(deps: ProcessingDeps, stream: Stream, claim: Claim): Promise<void> {
-  const { jobs } = claim
-  const batch = await queries.loadAccepted(
-    deps.db,
-    jobs.flatMap((job) => job.data.ids),
-  )
-  const killers = new Set(jobs.filter((job) => job.retryCount >= FATAL_DEATHS).flatMap((job) => job.data.ids))
-  // Not even looked at again: that is what its workers died of.
-  const [doomed, living] = partition(batch, ({ id }) => killers.has(id))
-  const { sealer = NO_KEYS } = deps
-  const { opened: others, unreadable } = openLoaded(sealer, living)
-  const fetching = await findUnfetched(deps, others)
-  const rest = others.filter(({ id }) => !fetching.has(id))
+async function processBatch(deps: ProcessingDeps, stream: Stream, claim: Claim, batch: Batch): Promise<void> {
   if (!stream.route.some((name) => deps.catalog.current.providers.has(name))) await deps.catalog.refresh()
-  const { rows, deferred } = await prepareBatch(deps, stream, deps.catalog.current.providers, rest)
+  const { rows, deferred } = await prepareBatch(deps, stream, deps.catalog.current.providers, batch)
   reached('processing.prepared')
-  const secret = new Set(others.filter(({ message }) => message.sensitive).map(({ id }) => id))
+  const { sealer = NO_KEYS } = deps
+  const secret = new Set(batch.messages.filter(({ message }) => message.sensitive).map(({ id }) => id))
   const decided = [
     ...rows.map((row) => (secret.has(row.id) ? sealProcessed(sealer, row) : row)),
-    ...doomed.map(({ id }) => queries.deadRow(id, 'worker_died', DEATHS_REASON)),
-    ...unreadable.map(({ id, fault }) => queries.deadRow(id, fault.code, fault.message)),
+    ...batch.doomed.map((id) => deadRow(id, 'worker_died', DEATHS_REASON)),
+    ...batch.unreadable.map(({ id, fault }) => deadRow(id, fault.code, fault.message)),
   ]
-  await storeDecided(deps, stream, claim, decided, { alone: deferred, fetching: [...fetching] })
-}
-
-/** Those whose attachments have to be fetched before anything else; few messages name any by URL. */
-async function findUnfetched(
-  deps: ProcessingDeps,
-  batch: readonly queries.AcceptedMessage[],
-): Promise<Set<string>> {
-  const remote = new Set(batch.filter(({ message }) => hasRemote(message)).map(({ id }) => id))
-  if (remote.size > 0) for (const id of await queries.findFetched(deps.db, [...remote])) remote.delete(id)
-  return remote
+  await storeDecided(deps, stream, claim, decided, { alone: deferred, fetching: batch.unfetched })
 }
 
 /** What failed in a way that will come again: the messages of a batch singly, a single one as a dead letter. */
 async function setApart(deps: ProcessingDeps, stream: Stream, lane: Lane, claim: Claim): Promise<void> {
   if (lane !== 'alone') return splitJobs(deps, processQueue(stream.name), claim)
   const ids = claim.jobs.flatMap((job) => job.data.ids)
-  const decided = ids.map((id) => queries.deadRow(id, 'processing_failed', FAILURE_REASON))
+  const decided = ids.map((id) => deadRow(id, 'processing_failed', FAILURE_REASON))
   await storeDecided(deps, stream, claim, decided, NONE_LATER)
 }
 
@@ -187,17 +187,19 @@ async function storeDecided(
   deps: ProcessingDeps,
   stream: Stream,
   claim: Claim,
-  decided: readonly queries.ProcessedRow[],
+  decided: readonly ProcessedRow[],
   later: Later,
 ): Promise<void> {
   const queue = processQueue(stream.name)
+  const [first = [], ...others] = slicesOf(decided)
+  const isAll = others.length + later.alone.length + later.fetching.length === 0
   const stored = await inTransaction(deps.db, async (trx) => {
-    // First the jobs: if they are no longer ours, a rescuer gave them to someone else.
-    if (!(await finishJobs(deps, trx, queue, claim))) return []
-    const kept = await storeInSlices(trx, decided)
+    const { end, ids } = await storeProcessed(trx, first, { claim: claimedJobs(queue, claim), isLast: isAll })
+    if (!isOurs(deps, queue, claim, end)) return []
+    const kept = new Set(ids)
+    for (const slice of others) for (const id of (await storeProcessed(trx, slice)).ids) kept.add(id)
     await insertSingly(deps, trx, queue, later.alone, ALONE_PRIORITY)
     await insertSingly(deps, trx, queue, later.fetching, FETCHING_PRIORITY)
-    reached('processing.before-commit')
     return decided.filter((row) => kept.has(row.id))
   })
   reached('processing.committed')
@@ -206,26 +208,24 @@ async function storeDecided(
 }
 
 /** A statement is one string, and strings have an end: what was rendered goes in slices of bounded size. */
-async function storeInSlices(trx: Transaction, rows: readonly queries.ProcessedRow[]): Promise<Set<string>> {
-  const kept = new Set<string>()
-  let slice: queries.ProcessedRow[] = []
+function slicesOf(rows: readonly ProcessedRow[]): ProcessedRow[][] {
+  const slices: ProcessedRow[][] = []
+  let slice: ProcessedRow[] = []
   let chars = 0
-  const flush = async () => {
-    if (slice.length > 0) for (const id of await queries.storeProcessed(trx, slice)) kept.add(id)
-    slice = []
-    chars = 0
-  }
   for (const row of rows) {
     slice.push(row)
     const { html, text, sealed } = row.prepared ?? {}
     chars += (html?.length ?? 0) + (text?.length ?? 0) + (sealed?.length ?? 0)
-    if (chars > SLICE_CHARS) await flush()
+    if (chars <= SLICE_CHARS) continue
+    slices.push(slice)
+    slice = []
+    chars = 0
   }
-  await flush()
-  return kept
+  if (slice.length > 0) slices.push(slice)
+  return slices
 }
 
-function report(deps: ProcessingDeps, stream: Stream, stored: readonly queries.ProcessedRow[]): void {
+function report(deps: ProcessingDeps, stream: Stream, stored: readonly ProcessedRow[]): void {
   const flow = { stage: 'processing', stream: stream.name, provider: '' }
   deps.meter.wentOut(flow, stored.length)
   deps.meter.happened('processed', flow, stored.length)
@@ -251,11 +251,4 @@ function report(deps: ProcessingDeps, stream: Stream, stored: readonly queries.P
       )
     }
   }
-}
-
-function partition<T>(items: readonly T[], test: (item: T) => boolean): [T[], T[]] {
-  const yes: T[] = []
-  const no: T[] = []
-  for (const item of items) (test(item) ? yes : no).push(item)
-  return [yes, no]
 }

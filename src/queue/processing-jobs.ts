@@ -3,8 +3,7 @@ import type { Catalog } from '../catalog.ts'
 import type { Transaction } from '../db/transaction.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from './bells.ts'
-import { type Boss, within } from './boss.ts'
-import { SETTINGS, SETTINGS_OF_QUEUE } from './job-settings.ts'
+import { queueMissing, SETTINGS, SETTINGS_OF_QUEUE } from './job-settings.ts'
 import { jobPriority, type ProcessJob, processQueue, urgentBell } from './queues.ts'
 
 /** Small enough that a stream's batches spread over its processing slots and processes. */
@@ -13,11 +12,10 @@ const IDS_PER_JOB = 100
 /** An accepted message, to be processed. */
 export type Processable = { readonly id: string; readonly stream: string; readonly priority: number }
 
-/** What a processing queue gets: a batch of messages of one priority. */
-export type ProcessingJob = { readonly queue: string; readonly data: ProcessJob; readonly priority: number }
+/** What a processing queue gets: a batch of messages of one stream and priority. */
+type ProcessingJob = { readonly queue: string; readonly data: ProcessJob; readonly priority: number }
 
-/** Batches of one stream and priority. */
-export function processingJobs(messages: readonly Processable[]): ProcessingJob[] {
+function processingJobs(messages: readonly Processable[]): ProcessingJob[] {
   const jobs: ProcessingJob[] = []
   for (const [stream, ofStream] of Map.groupBy(messages, (row) => row.stream)) {
     for (const [priority, alike] of Map.groupBy(ofStream, (row) => row.priority)) {
@@ -30,29 +28,28 @@ export function processingJobs(messages: readonly Processable[]): ProcessingJob[
   return jobs
 }
 
-/** Puts messages on the processing queues of their streams. */
-export async function enqueueProcessing(
-  boss: Boss,
-  trx: Transaction,
-  messages: readonly Processable[],
-): Promise<void> {
-  for (const [queue, jobs] of Map.groupBy(processingJobs(messages), (job) => job.queue)) {
-    const given = jobs.map(({ data, priority }) => ({ data, priority }))
-    await boss.insert(queue, given, within(trx))
-  }
-}
-
 /**
- * The same as a part of the statement that stores the messages. Returns a row for each job; a queue that is not there yet
- * gets none.
+ * Puts messages on the processing queues of their streams, as parts of a statement: `insert` writes the jobs, and `check`, which it has
+ * to select, ends it where a queue is not there yet.
  */
-export function insertProcessing(jobs: readonly ProcessingJob[]): RawBuilder<unknown> {
-  return sql`
+export function processingOf(messages: readonly Processable[]): {
+  readonly insert: RawBuilder<unknown>
+  readonly check: RawBuilder<unknown>
+} {
+  const jobs = processingJobs(messages)
+  const queues = [...new Set(jobs.map(({ queue }) => queue))]
+  const insert = sql`
     insert into pgboss.job (name, data, priority, ${SETTINGS})
     select q.name, job.data, job.priority, ${SETTINGS_OF_QUEUE}
     from json_to_recordset(${JSON.stringify(jobs)}::json) as job (queue text, data jsonb, priority integer)
-    join pgboss.queue q on q.name = job.queue
-    returning 1`
+    join pgboss.queue q on q.name = job.queue`
+  return { insert, check: queueMissing(sql`select unnest(${queues}::text[])`) }
+}
+
+/** The same as a statement by itself. */
+export async function enqueueProcessing(trx: Transaction, messages: readonly Processable[]): Promise<void> {
+  const { insert, check } = processingOf(messages)
+  await sql`/* processing.enqueue */ with job as (${insert}) select ${check}`.execute(trx)
 }
 
 /** Once that has committed: wakes those who process, and counts what they got. */

@@ -6,7 +6,6 @@ import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
-import type { Boss } from '../queue/boss.ts'
 import { announceProcessing, enqueueProcessing, type Processable } from '../queue/processing-jobs.ts'
 import * as queries from './queries.ts'
 
@@ -30,7 +29,6 @@ const LOOK_EACH_MS = 500
 
 export type SchedulerDeps = {
   readonly db: Database
-  readonly boss: Boss
   readonly bells: Bells
   readonly meter: Meter
   readonly catalog: { readonly current: Catalog }
@@ -59,7 +57,7 @@ export async function releaseDue(deps: SchedulerDeps): Promise<Processable[]> {
     const due = await queries.lockDue(trx, BATCH_ROWS)
     if (due.length === 0) return []
     const messages = await queries.release(trx, due)
-    await enqueueProcessing(deps.boss, trx, messages)
+    await enqueueProcessing(trx, messages)
     reached('schedule.before-commit')
     return messages
   })

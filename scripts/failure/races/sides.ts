@@ -3,13 +3,8 @@ import type { Transaction } from '../../../src/db/transaction.ts'
 import { type ClaimedMessage, claimMessages, storeSettlements } from '../../../src/dispatch/queries.ts'
 import { withoutSuppressed } from '../../../src/dispatch/suppression.ts'
 import { applyFeedback } from '../../../src/feedback/apply.ts'
-import {
-  endJobs,
-  loadAccepted,
-  type ProcessedRow,
-  recordClaims,
-  storeProcessed,
-} from '../../../src/processing/queries.ts'
+import { loadAccepted, recordClaims } from '../../../src/processing/queries.ts'
+import { type ProcessedRow, storeProcessed } from '../../../src/processing/store-queries.ts'
 import { type Boss, within } from '../../../src/queue/boss.ts'
 import { enqueueProcessing } from '../../../src/queue/processing-jobs.ts'
 import { dispatchQueue, processQueue } from '../../../src/queue/queues.ts'
@@ -53,24 +48,15 @@ export const process: MakeSide = ({ boss, worker, subject: { id } }) => ({
   act: async (trx, pause) => {
     const jobs = await boss.fetch(PROCESS, { batchSize: 10, ...within(trx) })
     if (jobs.length === 0) return 'nothing'
-    await recordClaims(
-      trx,
-      PROCESS,
-      jobs.map((job) => job.id),
-      worker,
-    )
+    const jobIds = jobs.map((job) => job.id)
+    await recordClaims(trx, PROCESS, jobIds, worker)
     await pause()
     const loaded = await loadAccepted(trx, [id])
     await pause()
-    await endJobs(
-      trx,
-      PROCESS,
-      jobs.map((job) => job.id),
-      worker,
-    )
-    const kept = loaded.length === 0 ? undefined : await storeProcessed(trx, [processed(id)])
+    const rows = loaded.length === 0 ? [] : [processed(id)]
+    const { ids } = await storeProcessed(trx, rows, { claim: { queue: PROCESS, jobIds, worker } })
     await pause()
-    return kept?.has(id) === true ? 'queued' : 'nothing'
+    return ids.has(id) ? 'queued' : 'nothing'
   },
 })
 
@@ -85,14 +71,14 @@ function processed(id: string): ProcessedRow {
 }
 
 /** What the scheduler does (schedule/scheduler.ts). */
-export const releaseDue: MakeSide = ({ boss }) => ({
+export const releaseDue: MakeSide = () => ({
   pauses: 2,
   act: async (trx, pause) => {
     const due = await lockDue(trx, 10)
     await pause()
     const messages = due.length === 0 ? [] : await release(trx, due)
     await pause()
-    await enqueueProcessing(boss, trx, messages)
+    await enqueueProcessing(trx, messages)
     return messages.length > 0 ? 'released' : 'nothing'
   },
 })
