@@ -14,7 +14,8 @@ export const CRASH_POINTS = {
   'many.committed': 'all messages of a batch and their key are committed, and the caller not told yet',
   'mover.taken':
     'messages are taken from their callers, or their rows deleted from the doors, and nothing is stored',
-  'mover.before-commit': 'keys are claimed, and messages and jobs not written, which commits all of it',
+  'mover.before-commit':
+    'nothing but keys is written, and messages and jobs are about to be, which commits all of it',
   'mover.committed': 'messages, keys and jobs are committed, and waiting callers not told yet',
   'schedule.before-commit': 'messages that are due are released with their jobs, and it is not committed',
   'schedule.committed': 'messages that are due are released, and no bell was rung',

@@ -42,12 +42,9 @@ export async function settleIdempotency(
   for (const row of examined) {
     const key = settled.get(row.id)
     if (queued.has(row.id)) continue
-    if (row.status === 'dead') {
+    if (row.status === 'dead' || key === undefined || key.first_id === row.id) {
       rows.push(row)
-      outcomes.set(row.id, { kind: 'dead', reason: row.reason ?? '' })
-    } else if (key === undefined || key.first_id === row.id) {
-      rows.push(row)
-      outcomes.set(row.id, { kind: 'stored' })
+      outcomes.set(row.id, storedAs(row))
     } else if (key.is_same) {
       replayed.push(key.first_id)
       outcomes.set(row.id, { kind: 'replayed', firstId: key.first_id })
@@ -60,17 +57,27 @@ export async function settleIdempotency(
   return { rows, outcomes, replayed, queued: [...queued] }
 }
 
+/** Those with a key to be claimed. */
+export function keyedRows(examined: readonly ExaminedRow[]): queries.KeyedRow[] {
+  return examined.flatMap(({ id, seq, idempotencyKey, given, status }, place) =>
+    idempotencyKey === null || status === 'dead'
+      ? []
+      : [{ id, seq, place, key: idempotencyKey, message: given }],
+  )
+}
+
+/** What is told of a row that is stored as it is. */
+export function storedAs({ status, reason }: ExaminedRow): MoveOutcome {
+  return status === 'dead' ? { kind: 'dead', reason: reason ?? '' } : { kind: 'stored' }
+}
+
 /** Nearly always every key is new, and nothing more has to be asked. */
 async function settleKeysOf(
   trx: Transaction,
   examined: readonly ExaminedRow[],
   isHanded: boolean,
 ): Promise<{ settled: ReadonlyMap<string, queries.SettledKey>; queued: ReadonlySet<string> }> {
-  const keyed = examined.flatMap(({ id, seq, idempotencyKey, given, status }, place) =>
-    idempotencyKey === null || status === 'dead'
-      ? []
-      : [{ id, seq, place, key: idempotencyKey, message: given }],
-  )
+  const keyed = keyedRows(examined)
   if (keyed.length === 0) return { settled: new Map(), queued: new Set() }
   const claimed = await queries.claimKeys(trx, keyed, { hoursKept: KEY_HOURS, yields: isHanded })
   const others = keyed.filter(({ id }) => !claimed.has(id))

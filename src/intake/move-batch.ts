@@ -14,7 +14,7 @@ import { NO_KEYS, type Sealer } from '../sealer.ts'
 import { uuid7 } from '../uuid7.ts'
 import { settleAttachments } from './attachments.ts'
 import { type ExaminedRow, examine, refuse } from './examine.ts'
-import { type MoveOutcome, settleIdempotency } from './idempotency.ts'
+import { KEY_HOURS, keyedRows, type MoveOutcome, settleIdempotency, storedAs } from './idempotency.ts'
 import * as queries from './queries.ts'
 import { sealRow } from './sensitive.ts'
 
@@ -50,14 +50,49 @@ export type Moved = {
   readonly isFull: boolean
 }
 
+type Batch = { readonly oneByOne?: boolean; readonly handed?: readonly queries.TakenRow[] }
+
 /**
  * Moves one batch; says what became of each row taken. Throws what the database throws, unless it stores
  * one row at a time: then a row that is refused becomes a dead letter.
  */
-export async function moveBatch(
+export async function moveBatch(deps: MoverDeps, { oneByOne = false, handed }: Batch = {}): Promise<Moved> {
+  if (handed === undefined || oneByOne) return moveAny(deps, { oneByOne, ...(handed && { handed }) })
+  const outcomes = await moveNew(deps, handed)
+  const left = handed.filter(({ id }) => !outcomes.has(id))
+  if (left.length === 0) return { outcomes, queued: [], isFull: false }
+  const others = await moveAny(deps, { handed: left })
+  return { ...others, outcomes: new Map([...outcomes, ...others.outcomes]) }
+}
+
+/**
+ * Of what was handed over nearly all is new, and then one statement does. What has attachments, or a key that somebody used before,
+ * is left; the others are told.
+ */
+async function moveNew(
   deps: MoverDeps,
-  { oneByOne = false, handed }: { oneByOne?: boolean; handed?: readonly queries.TakenRow[] } = {},
-): Promise<Moved> {
+  handed: readonly queries.TakenRow[],
+): Promise<ReadonlyMap<string, MoveOutcome>> {
+  reached('mover.taken')
+  const examined = (await examineBatch(deps, handed)).filter(({ attached }) => attached === undefined)
+  if (examined.length === 0) return new Map()
+  const keyed = keyedRows(examined)
+  const sealed = examined.map((row) => sealRow(deps.sealer ?? NO_KEYS, row))
+  reached('mover.before-commit')
+  const claimed = await queries.storeNew(deps.db, sealed, keyed, { hoursKept: KEY_HOURS, yields: true })
+  const left = new Set(keyed.filter(({ id }) => !claimed.has(id)).map(({ id }) => id))
+  const stored = sealed.filter(({ id }) => !left.has(id))
+  if (stored.length > 0) reached('mover.committed')
+  const outcomes = new Map(stored.map((row) => [row.id, storedAs(row)]))
+  countMoved(
+    deps,
+    handed.filter(({ id }) => outcomes.has(id)),
+    stored,
+  )
+  return outcomes
+}
+
+async function moveAny(deps: MoverDeps, { oneByOne = false, handed }: Batch): Promise<Moved> {
   const { settled, rows, isFull, taken } = await inTransaction(deps.db, async (trx) => {
     const taken = handed ?? (await takeFromDoors(trx, deps))
     if (taken.length > 0) reached('mover.taken')
@@ -78,13 +113,23 @@ export async function moveBatch(
     return { settled, rows, isFull: isFullBatch(taken), taken }
   })
   if (taken.length > 0) reached('mover.committed')
-  count(
-    deps.meter,
+  countMoved(
+    deps,
     taken.filter(({ id }) => !settled.queued.includes(id)),
+    rows,
   )
-  announceProcessing(deps, rows.filter(isAccepted))
-  countStored(deps.meter, rows)
   return { outcomes: settled.outcomes, queued: settled.queued, isFull }
+}
+
+/** What is committed: counts it, and wakes those who go on with it. */
+function countMoved(
+  deps: MoverDeps,
+  taken: readonly queries.TakenRow[],
+  stored: readonly queries.MovedRow[],
+): void {
+  count(deps.meter, taken)
+  announceProcessing(deps, stored.filter(queries.isAccepted))
+  countStored(deps.meter, stored)
 }
 
 async function takeFromDoors(
@@ -147,10 +192,6 @@ async function storeOneByOne(
     }
   }
   return stored
-}
-
-function isAccepted(row: queries.MovedRow): boolean {
-  return row.status === 'accepted'
 }
 
 /** What is taken came in and goes out: a row waits for milliseconds. */

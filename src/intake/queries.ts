@@ -150,6 +150,9 @@ export type SettledKey = {
   readonly is_same: boolean
 }
 
+/** How keys are claimed: for how long, and whether SQL writers whose rows wait at the outbox have them before. */
+export type Claiming = { readonly hoursKept: number; readonly yields: boolean }
+
 /**
  * Claims the keys of these rows, first come first served; returns the ids of the rows that have theirs now. Of rows that
  * `yield` to SQL writers none has it whose key waits at the outbox.
@@ -157,10 +160,17 @@ export type SettledKey = {
 export async function claimKeys(
   trx: Transaction,
   rows: readonly KeyedRow[],
-  { hoursKept, yields }: { readonly hoursKept: number; readonly yields: boolean },
+  claiming: Claiming,
 ): Promise<Set<string>> {
+  const { rows: claimed } = await sql<{
+    id: string
+  }>`/* intake.claim_keys */ ${claimedKeys(rows, claiming)}`.execute(trx)
+  return new Set(claimed.map(({ id }) => id))
+}
+
+function claimedKeys(rows: readonly KeyedRow[], { hoursKept, yields }: Claiming): RawBuilder<unknown> {
   const keys = rows.map(({ key }) => key)
-  const { rows: claimed } = await sql<{ id: string }>`/* intake.claim_keys */
+  return sql`
     insert into mail.idempotency as i (scope, key, fingerprint, message_ids, expires_at)
     select distinct on (key)
       'send', key, mail.fingerprint(message), array[id], now() + make_interval(hours => ${hoursKept}::integer)
@@ -171,9 +181,7 @@ export async function claimKeys(
     set fingerprint = excluded.fingerprint, message_ids = excluded.message_ids,
       created_at = now(), expires_at = excluded.expires_at
     where i.expires_at <= clock_timestamp()
-    returning i.message_ids[1] as id
-  `.execute(trx)
-  return new Set(claimed.map(({ id }) => id))
+    returning i.message_ids[1] as id`
 }
 
 /**
@@ -242,24 +250,64 @@ export async function storeMessages(
   rows: readonly MovedRow[],
   { isLast = false }: { readonly isLast?: boolean } = {},
 ): Promise<void> {
-  const jobs = processingOf(rows.filter(({ status }) => status === 'accepted'))
+  const { insert, check } = processingOf(rows.filter(isAccepted))
+  await sql`/* intake.store */ ${isLast ? lastly : sql``}
+    with row as materialized (${recordsetOf(rows)}), ${STORED}, job as (${insert})
+    select ${check}
+  `.execute(trx)
+}
+
+/**
+ * Stores all but the rows of `keyed` whose key is taken, or waits at the outbox: one statement, and a transaction by itself. Returns
+ * those of `keyed` that are stored. A job may name one that is not: processing passes over it.
+ */
+export async function storeNew(
+  db: Database,
+  rows: readonly MovedRow[],
+  keyed: readonly KeyedRow[],
+  claiming: Claiming,
+): Promise<Set<string>> {
+  const { insert, check } = processingOf(rows.filter(isAccepted))
+  const ids = new Set(keyed.map(({ id }) => id))
+  const { rows: found } = await sql<{ claimed: string[] }>`/* intake.store_new */
+    with claimed as (${claimedKeys(keyed, claiming)}), row as materialized (
+      ${recordsetOf(rows, (row) => ids.has(row.id))}
+      where not is_keyed or id in (select id from claimed)
+    ), ${STORED}, job as (${insert})
+    select array(select id::text from claimed) as claimed, ${check}
+  `.execute(db)
+  return new Set(found[0]?.claimed)
+}
+
+export function isAccepted({ status }: MovedRow): boolean {
+  return status === 'accepted'
+}
+
+/** Put together as text, so that messages, JSON already, are neither parsed nor escaped again. */
+function recordsetOf(
+  rows: readonly MovedRow[],
+  isKeyed: (row: MovedRow) => boolean = () => false,
+): RawBuilder<unknown> {
   const recordset = rows.map((row) => {
     // By name: a row may hold more than is stored, the message as it was given among it.
     const columns = Object.fromEntries(MOVED_COLUMNS.map((name) => [name, row[name]]))
+    const known = { ...columns, is_keyed: isKeyed(row) }
     // What was refused may hold escapes that Postgres cannot read into text (NUL, lone surrogates): it
     // travels as a string, one level of quoting further.
-    if (row.status === 'dead') return JSON.stringify({ ...columns, refused: row.message })
-    return `${JSON.stringify(columns).slice(0, -1)},"message":${row.message}}`
+    if (row.status === 'dead') return JSON.stringify({ ...known, refused: row.message })
+    return `${JSON.stringify(known).slice(0, -1)},"message":${row.message}}`
   })
-  await sql`/* intake.store */ ${isLast ? lastly : sql``}
-    with row as materialized (
+  return sql`
       select *
       from json_to_recordset(${`[${recordset.join(',')}]`}::json) as row (
         id uuid, seq bigint, accepted_at timestamptz, stream text, priority smallint, status text,
         source text, template text, code text, reason text, recipient_domain text, scheduled_at timestamptz,
-        terms text[], tags text[], is_sensitive boolean, sealed text, message json, refused text
-      )
-    ), message as (
+        terms text[], tags text[], is_sensitive boolean, sealed text, message json, refused text, is_keyed boolean
+      )`
+}
+
+/** Parts of a statement: what is written of each `row`, but for the jobs. */
+const STORED = sql`message as (
       insert into mail.message (id, seq, accepted_at, scheduled_at, stream, priority, status, source, template, last_error, is_sensitive)
       select
         id, coalesce(seq, nextval('mail.message_seq')), accepted_at, scheduled_at, stream, priority, status, source, template, code,
@@ -287,10 +335,7 @@ export async function storeMessages(
           when 'scheduled' then json_build_object('scheduled_at', scheduled_at)
         end
       from row
-    ), job as (${jobs.insert})
-    select ${jobs.check}
-  `.execute(trx)
-}
+    )`
 
 /** The key is free again: the message that claimed it was not stored. */
 export async function releaseKey(trx: Transaction, id: string): Promise<void> {

@@ -1,6 +1,6 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
-import { isSameSecret } from '../same-secret.ts'
+import { isSameDigest, isSameSecret } from '../same-secret.ts'
 import { readKey, sha256 } from './key-format.ts'
 import { type Caller, KEY_SCOPES, type StoredKey } from './keys.ts'
 
@@ -56,7 +56,7 @@ export class Keyring {
   /** With `mayAsk` false the database is asked only about keys that were right before. */
   async identify(text: string, { mayAsk } = { mayAsk: true }): Promise<Caller | undefined> {
     const fingerprint = sha256(text)
-    if (this.#bootstrapHash !== undefined && isSameSecret(fingerprint, this.#bootstrapHash)) {
+    if (this.#bootstrapHash !== undefined && isSameDigest(fingerprint, this.#bootstrapHash)) {
       return BOOTSTRAP
     }
     const read = readKey(text)

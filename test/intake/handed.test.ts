@@ -4,6 +4,7 @@ import { before, describe, type TestContext, test } from 'node:test'
 import { Client } from 'pg'
 import { readCatalog } from '../../src/catalog.ts'
 import { CRASH_CHANNEL, type CrashPoint } from '../../src/crash-point.ts'
+import { ConnectionError } from '../../src/db/connection-error.ts'
 import type { Database } from '../../src/db/pool.ts'
 import type { Bells } from '../../src/queue/bells.ts'
 import { ensureQueues } from '../../src/queue/boss.ts'
@@ -97,7 +98,7 @@ test('what is urgent is answered while others are being moved', async () => {
       const order = desk.acceptor.accept(intakeRow({ priority: 4, idempotencyKey: 'held' }), DURABLE)
       await eventually('the order waits for the key', async () => {
         const waiting = await database.query(
-          "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%intake.claim_keys%'",
+          "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%intake.store_new%'",
         )
         return waiting.length === 1
       })
@@ -183,11 +184,12 @@ describe('a batch that failed', () => {
 })
 
 test('while the database is away callers hear of it soon, and nothing of theirs is sent later', async () => {
-  const away = Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' })
-  const db = failing(intake.db, 'transaction', () => true, away)
+  const away = new ConnectionError(new Error('connect ECONNREFUSED'))
+  const db = failing(intake.db, 'getExecutor', () => true, away)
   const desk = intake.openDesk({ db })
   const row = intakeRow()
-  const patient = { mayBuffer: false, timeoutMs: 60_000 }
+  // Longer than any test may take: it is not this that ends their waiting.
+  const patient = { mayBuffer: false, timeoutMs: 3_600_000 }
   await working(desk, () =>
     assert.rejects(desk.acceptor.accept(row, patient), { status: 503, retryAfterS: 2 }),
   )
@@ -224,6 +226,79 @@ describe('a key', () => {
       value: { id: first.id, durability: 'durable', isReplay: true },
     })
     assert.equal(three?.status === 'rejected' && three.reason.status, 409)
+  })
+})
+
+describe('of a batch each has an answer of its own', () => {
+  const bytes = { filename: 'a.txt', content: Buffer.from('attached').toString('base64') }
+
+  /** One that is new, with a key and without, with an attachment, one used before, one used for another, one that is no mail. */
+  async function mixedBatch(name: string) {
+    const before = intakeRow({ idempotencyKey: `${name} before` })
+    const used = intakeRow({ idempotencyKey: `${name} other`, message: orderMail({ subject: 'Another' }) })
+    const first = intake.openDesk()
+    await working(first, () => Promise.all([before, used].map((row) => first.acceptor.accept(row, DURABLE))))
+    const fresh = [
+      intakeRow({ idempotencyKey: `${name} new` }),
+      intakeRow(),
+      intakeRow({ idempotencyKey: `${name} attached`, message: orderMail({ attachments: [bytes] }) }),
+    ]
+    const repeat = intakeRow({ idempotencyKey: `${name} before` })
+    const conflict = intakeRow({ idempotencyKey: `${name} other` })
+    const bad = intakeRow({ idempotencyKey: `${name} bad`, message: { subject: 'to nobody' } })
+    return { before, fresh, repeat, conflict, bad, all: [conflict, ...fresh, bad, repeat] }
+  }
+
+  async function answersOf(desk: Desk, { all }: Awaited<ReturnType<typeof mixedBatch>>) {
+    const answers = Promise.allSettled(all.map((row) => desk.acceptor.accept(row, DURABLE)))
+    await working(desk, () => answers)
+    return new Map(
+      (await answers).map((answer, index) => [
+        all[index]?.id,
+        answer.status === 'fulfilled' ? answer.value : answer.reason.status,
+      ]),
+    )
+  }
+
+  async function checkBatch(
+    { before, fresh, repeat, conflict, bad }: Awaited<ReturnType<typeof mixedBatch>>,
+    answers: Awaited<ReturnType<typeof answersOf>>,
+  ): Promise<void> {
+    for (const { id } of fresh) {
+      assert.deepEqual(answers.get(id), { id, durability: 'durable', isReplay: false })
+      assert.deepEqual(await statusOf(database, id), ['accepted'])
+      const [jobs] = await database.query<{ count: number }>(
+        "select count(*)::integer as count from pgboss.job where data -> 'ids' ? $1",
+        [id],
+      )
+      assert.equal(jobs?.count, 1)
+    }
+    assert.deepEqual(answers.get(repeat.id), { id: before.id, durability: 'durable', isReplay: true })
+    assert.equal(answers.get(conflict.id), 409)
+    for (const { id } of [repeat, conflict]) assert.deepEqual(await statusOf(database, id), [])
+    assert.equal(answers.get(bad.id), 422)
+    assert.deepEqual(await statusOf(database, bad.id), ['dead'])
+    const keys = await database.query<{ key: string }>(
+      'select key from mail.idempotency where message_ids && $1 order by key',
+      [[...fresh, repeat, conflict, bad].map(({ id }) => id)],
+    )
+    assert.equal(keys.length, 2, 'keys stand for what is new and good')
+  }
+
+  test('whatever the others are', async () => {
+    const batch = await mixedBatch('plain')
+    await checkBatch(batch, await answersOf(intake.openDesk(), batch))
+  })
+
+  test('also when only what is new was committed before it failed', async () => {
+    const batch = await mixedBatch('broken')
+    let failures = 0
+    const db = failing(intake.db, 'transaction', () => {
+      failures += 1
+      return failures <= 3
+    })
+    await checkBatch(batch, await answersOf(intake.openDesk({ db }), batch))
+    assert.ok(failures > 3)
   })
 })
 
