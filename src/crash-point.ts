@@ -14,13 +14,14 @@ export const CRASH_POINTS = {
   'many.committed': 'all messages of a batch and their key are committed, and the caller not told yet',
   'mover.taken':
     'messages are taken from their callers, or their rows deleted from the doors, and nothing is stored',
-  'mover.before-commit':
-    'nothing but keys is written, and messages and jobs are about to be, which commits all of it',
+  'mover.before-commit': 'messages and jobs are about to be written, and nothing is committed',
   'mover.committed': 'messages, keys and jobs are committed, and waiting callers not told yet',
   'schedule.before-commit': 'messages that are due are released with their jobs, and it is not committed',
   'schedule.committed': 'messages that are due are released, and no bell was rung',
   'processing.claimed': 'a batch is claimed for processing',
   'processing.prepared': 'a batch is rendered, checked and routed, and nothing of it is written',
+  'processing.before-commit':
+    'messages are marked and their jobs ended, and what was rendered is about to be written with the jobs to send it',
   'processing.committed': 'what was rendered is committed, and no bell was rung',
   'fetching.claimed': 'a message is claimed whose attachments are to be fetched',
   'fetching.kept': 'the bytes of a fetched attachment are stored, and the message does not use them yet',

@@ -50,26 +50,11 @@ export type Moved = {
   readonly isFull: boolean
 }
 
-type Batch = { readonly oneByOne?: boolean; readonly handed?: readonly queries.TakenRow[] }
-
 /**
- * Moves one batch; says what became of each row taken. Throws what the database throws, unless it stores
- * one row at a time: then a row that is refused becomes a dead letter.
+ * Of what was handed over nearly all is new, and for that one statement does: moves it, and says what became of it. What has attachments,
+ * or a key that somebody used before, is left for moveBatch.
  */
-export async function moveBatch(deps: MoverDeps, { oneByOne = false, handed }: Batch = {}): Promise<Moved> {
-  if (handed === undefined || oneByOne) return moveAny(deps, { oneByOne, ...(handed && { handed }) })
-  const outcomes = await moveNew(deps, handed)
-  const left = handed.filter(({ id }) => !outcomes.has(id))
-  if (left.length === 0) return { outcomes, queued: [], isFull: false }
-  const others = await moveAny(deps, { handed: left })
-  return { ...others, outcomes: new Map([...outcomes, ...others.outcomes]) }
-}
-
-/**
- * Of what was handed over nearly all is new, and then one statement does. What has attachments, or a key that somebody used before,
- * is left; the others are told.
- */
-async function moveNew(
+export async function moveNew(
   deps: MoverDeps,
   handed: readonly queries.TakenRow[],
 ): Promise<ReadonlyMap<string, MoveOutcome>> {
@@ -92,7 +77,14 @@ async function moveNew(
   return outcomes
 }
 
-async function moveAny(deps: MoverDeps, { oneByOne = false, handed }: Batch): Promise<Moved> {
+/**
+ * Moves one batch; says what became of each row taken. Throws what the database throws, unless it stores
+ * one row at a time: then a row that is refused becomes a dead letter.
+ */
+export async function moveBatch(
+  deps: MoverDeps,
+  { oneByOne = false, handed }: { oneByOne?: boolean; handed?: readonly queries.TakenRow[] } = {},
+): Promise<Moved> {
   const { settled, rows, isFull, taken } = await inTransaction(deps.db, async (trx) => {
     const taken = handed ?? (await takeFromDoors(trx, deps))
     if (taken.length > 0) reached('mover.taken')

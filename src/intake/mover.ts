@@ -6,7 +6,7 @@ import { QueueFront } from '../queue/queue-front.ts'
 import { notAccepted, unavailable } from './acceptance-errors.ts'
 import type { Handed } from './handed.ts'
 import { type MoveOutcome, outcomeOf } from './idempotency.ts'
-import { BATCH_BYTES, BATCH_ROWS, type MoverDeps, moveBatch } from './move-batch.ts'
+import { BATCH_BYTES, BATCH_ROWS, type MoverDeps, moveBatch, moveNew } from './move-batch.ts'
 import * as queries from './queries.ts'
 
 /**
@@ -14,7 +14,7 @@ import * as queries from './queries.ts'
  *
  * Takes in: rows of `mail.intake` and `mail.outbox`, and of `Handed`. Leaves behind, in one transaction: the messages,
  * their content, attachments and first events, their settled idempotency keys, and processing jobs that carry batches
- * of ids; of a message that is to go out later no job, but its moment in `mail.scheduled`. A row that cannot
+ * of ids (of what was handed over in two: first what is new, then the rest); of a message that is to go out later no job, but its moment in `mail.scheduled`. A row that cannot
  * be understood becomes a message that is dead, with the reason.
  *
  * If the process dies anywhere before the commit, nothing happened: the rows of the doors are taken again, by
@@ -105,10 +105,17 @@ function createHandedLane(options: MoverOptions, lane: keyof Hands): Loop {
     if (inHand.length > 0) inHand = await unmoved(options, inHand)
     if (inHand.length === 0) inHand = hand.take(BATCH_ROWS, BATCH_BYTES)
     if (inHand.length === 0) return false
-    const { outcomes, queued } = await moveBatch(options, { oneByOne, handed: inHand })
-    inHand = []
-    options.onMoved(outcomes)
-    for (const id of queued) options.onQueued(id)
+    if (!oneByOne) {
+      const outcomes = await moveNew(options, inHand)
+      inHand = inHand.filter(({ id }) => !outcomes.has(id))
+      options.onMoved(outcomes)
+    }
+    if (inHand.length > 0) {
+      const { outcomes, queued } = await moveBatch(options, { oneByOne, handed: inHand })
+      inHand = []
+      options.onMoved(outcomes)
+      for (const id of queued) options.onQueued(id)
+    }
     return true
   }
   return new Loop({

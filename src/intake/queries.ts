@@ -259,7 +259,7 @@ export async function storeMessages(
 
 /**
  * Stores all but the rows of `keyed` whose key is taken, or waits at the outbox: one statement, and a transaction by itself. Returns
- * those of `keyed` that are stored. A job may name one that is not: processing passes over it.
+ * those of `keyed` that are stored.
  */
 export async function storeNew(
   db: Database,
@@ -267,7 +267,10 @@ export async function storeNew(
   keyed: readonly KeyedRow[],
   claiming: Claiming,
 ): Promise<Set<string>> {
-  const { insert, check } = processingOf(rows.filter(isAccepted))
+  const { insert, check } = processingOf(
+    rows.filter(isAccepted),
+    keyed.length > 0 ? sql`select id from row` : undefined,
+  )
   const ids = new Set(keyed.map(({ id }) => id))
   const { rows: found } = await sql<{ claimed: string[] }>`/* intake.store_new */
     with claimed as (${claimedKeys(keyed, claiming)}), row as materialized (

@@ -5,7 +5,7 @@ import { type Boss, within } from '../queue/boss.ts'
 import type { ProcessJob } from '../queue/queues.ts'
 import type { Sealer } from '../sealer.ts'
 import * as queries from './queries.ts'
-import { type ClaimedJobs, type EndOfJobs, endJobs } from './store-queries.ts'
+import { type ClaimedJobs, endJobs } from './store-queries.ts'
 
 /** Jobs of one message that must be processed alone; the ordinary loop does not see them. */
 export const ALONE_PRIORITY = -1
@@ -35,7 +35,10 @@ export type Wanted = {
 }
 
 export type OnClaiming = {
-  /** These will be claimed, if nothing comes between: what is only read can be read meanwhile. */
+  /**
+   * These will be claimed, if nothing comes between: what is only read can be read meanwhile. A death that comes of it is not counted
+   * as one that the job has caused, which only those are that come after the commit.
+   */
   readonly fetched?: (jobs: readonly Job[]) => void
   /** Told before the commit: when the answer to it is lost, nobody knows whether the jobs are claimed, and settling them finds out. */
   readonly recorded: (claim: Claim) => void
@@ -67,18 +70,17 @@ export async function finishJobs(
   queue: string,
   claim: Claim,
 ): Promise<boolean> {
-  return isOurs(deps, queue, claim, await endJobs(trx, claimedJobs(queue, claim)))
+  const end = await endJobs(trx, claimedJobs(queue, claim))
+  if (end === 'lost') tellLost(deps, queue, claim)
+  return end === 'ended'
 }
 
 export function claimedJobs(queue: string, { jobs, worker }: Claim): ClaimedJobs {
   return { queue, jobIds: jobs.map((job) => job.id), worker }
 }
 
-/** Tells when it is not. */
-export function isOurs({ log }: ClaimDeps, queue: string, { jobs }: Claim, end: EndOfJobs): boolean {
-  if (end === 'lost')
-    log.warn({ queue, jobs: jobs.length }, 'claim lost while processing; leaving it to others')
-  return end !== 'lost'
+export function tellLost({ log }: ClaimDeps, queue: string, { jobs }: Claim): void {
+  log.warn({ queue, jobs: jobs.length }, 'claim lost while processing; leaving it to others')
 }
 
 /** A job of its own for each of these messages. */

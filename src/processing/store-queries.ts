@@ -1,12 +1,12 @@
+/** What is written at the end of a claim: what became of its messages, and that its jobs are done. */
 import { type RawBuilder, sql } from 'kysely'
+import { reached } from '../crash-point.ts'
 import { lastly, type Transaction } from '../db/transaction.ts'
 import type { Address } from '../message/message.ts'
 import { removeContent } from '../message-content.ts'
 import { queueMissing, SETTINGS, SETTINGS_OF_QUEUE } from '../queue/job-settings.ts'
 import { dispatchQueue, jobPriority } from '../queue/queues.ts'
 import { isAccepted } from './queries.ts'
-
-/** What is written at the end of a claim: what became of its messages, and that its jobs are done. */
 
 /** What processing made of one message. */
 export type ProcessedRow = {
@@ -89,8 +89,8 @@ export async function endJobs(trx: Transaction, claimed: ClaimedJobs): Promise<E
 }
 
 export type Stored = {
-  /** Of the claim, if one was to be ended; when it was lost, nothing is stored. */
-  readonly end: EndOfJobs
+  /** Of the claim, when one was to be ended; where it was lost, nothing is stored. */
+  readonly end: EndOfJobs | undefined
   readonly ids: ReadonlySet<string>
 }
 
@@ -110,7 +110,10 @@ export async function storeProcessed(
     return message === undefined ? [] : [keptRow(row, message)]
   })
   const gone = kept.filter(({ status }) => status === 'suppressed').map(({ id }) => id)
-  if (kept.length > 0) await keep(trx, kept, isLast && gone.length === 0)
+  if (kept.length > 0) {
+    reached('processing.before-commit')
+    await keep(trx, kept, isLast && gone.length === 0)
+  }
   if (gone.length > 0) await removeContent(trx, gone)
   return { end, ids: new Set(marked.keys()) }
 }
@@ -131,7 +134,7 @@ async function mark(
   trx: Transaction,
   rows: readonly ProcessedRow[],
   claim: ClaimedJobs | undefined,
-): Promise<{ end: EndOfJobs; marked: ReadonlyMap<string, Marked> }> {
+): Promise<{ end: EndOfJobs | undefined; marked: ReadonlyMap<string, Marked> }> {
   const ids = rows.map((row) => row.id)
   const given = rows.map(({ id, status, provider, template, template_version, code }) => {
     return { id, status, provider, template, template_version, code }
@@ -163,7 +166,7 @@ async function mark(
   `.execute(trx)
   const marked = found.filter((row) => row.id !== null)
   return {
-    end: claim === undefined ? 'ended' : endOf(claim, found[0]?.mine ?? 0),
+    end: claim && endOf(claim, found[0]?.mine ?? 0),
     marked: new Map(marked.map((row) => [row.id, row])),
   }
 }
@@ -227,6 +230,8 @@ async function keep(
       insert into pgboss.job (id, name, priority, ${SETTINGS})
       select row.id, q.name, row.job_priority, ${SETTINGS_OF_QUEUE}
       from row join pgboss.queue q on q.name = row.queue
+      -- Jobs of one moment go in the order in which they were written.
+      order by row.id
       on conflict do nothing
     )
     select ${queueMissing(sql`select queue from row where queue is not null`)}

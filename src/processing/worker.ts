@@ -14,8 +14,8 @@ import {
   FETCHING_PRIORITY,
   finishJobs,
   insertSingly,
-  isOurs,
   type Job,
+  tellLost,
   type Wanted,
 } from './claims.ts'
 import { type FetchingDeps, FetchingLane, fetchingBell } from './fetching-lane.ts'
@@ -50,6 +50,8 @@ const DEATHS_REASON = `The worker died ${FATAL_DEATHS} times while it processed 
 const FAILURE_REASON =
   'Processing failed in an unforeseen way, also with this message alone; the log has the details.'
 const SLICE_CHARS = 16_000_000
+/** With more than these there is no hurry: what comes in is a stream. */
+const EARLY_MESSAGES = 10
 
 export type ProcessingDeps = FetchingDeps & {
   readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
@@ -103,7 +105,8 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
       let early: Promise<Batch | undefined> | undefined
       inHand ??= await claimJobs(deps, queue, wanted, {
         fetched: (jobs) => {
-          early = readBatch(deps, streamName, freshJobs(lane, jobs)).catch(() => undefined)
+          const fresh = freshJobs(lane, jobs)
+          if (isSmall(fresh)) early = readBatch(deps, streamName, fresh).catch(() => undefined)
         },
         recorded: (claim) => {
           inHand = claim
@@ -143,6 +146,11 @@ async function processClaim(
 /** Without those that came back: also of one message, it would take its company with it each time its worker dies. */
 function freshJobs(lane: Lane, jobs: readonly Job[]): readonly Job[] {
   return lane === 'alone' ? jobs : jobs.filter((job) => job.retryCount === 0)
+}
+
+/** So few messages that reading them cannot cost a worker its life, which is counted from the claim's commit on. */
+function isSmall(jobs: readonly Job[]): boolean {
+  return jobs.reduce((sum, job) => sum + job.data.ids.length, 0) <= EARLY_MESSAGES
 }
 
 /** Each message of a batch that came back from a dead worker gets a job of its own. */
@@ -195,7 +203,10 @@ async function storeDecided(
   const isAll = others.length + later.alone.length + later.fetching.length === 0
   const stored = await inTransaction(deps.db, async (trx) => {
     const { end, ids } = await storeProcessed(trx, first, { claim: claimedJobs(queue, claim), isLast: isAll })
-    if (!isOurs(deps, queue, claim, end)) return []
+    if (end === 'lost') {
+      tellLost(deps, queue, claim)
+      return []
+    }
     const kept = new Set(ids)
     for (const slice of others) for (const id of (await storeProcessed(trx, slice)).ids) kept.add(id)
     await insertSingly(deps, trx, queue, later.alone, ALONE_PRIORITY)

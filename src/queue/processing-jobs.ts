@@ -30,20 +30,35 @@ function processingJobs(messages: readonly Processable[]): ProcessingJob[] {
 
 /**
  * Puts messages on the processing queues of their streams, as parts of a statement: `insert` writes the jobs, and `check`, which it has
- * to select, ends it where a queue is not there yet.
+ * to select, ends it where a queue is not there yet. `among`: a query of the ids that there are, where not all of them may be.
  */
-export function processingOf(messages: readonly Processable[]): {
-  readonly insert: RawBuilder<unknown>
-  readonly check: RawBuilder<unknown>
-} {
+export function processingOf(
+  messages: readonly Processable[],
+  among?: RawBuilder<unknown>,
+): { readonly insert: RawBuilder<unknown>; readonly check: RawBuilder<unknown> } {
   const jobs = processingJobs(messages)
   const queues = [...new Set(jobs.map(({ queue }) => queue))]
+  const given = sql`json_to_recordset(${JSON.stringify(jobs)}::json) as job (queue text, data jsonb, priority integer)`
   const insert = sql`
     insert into pgboss.job (name, data, priority, ${SETTINGS})
     select q.name, job.data, job.priority, ${SETTINGS_OF_QUEUE}
-    from json_to_recordset(${JSON.stringify(jobs)}::json) as job (queue text, data jsonb, priority integer)
+    from ${among === undefined ? given : jobsAmong(given, among)}
     join pgboss.queue q on q.name = job.queue`
   return { insert, check: queueMissing(sql`select unnest(${queues}::text[])`) }
+}
+
+/** Those of the jobs, and of their ids, that there is anything of. */
+function jobsAmong(given: RawBuilder<unknown>, among: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`(
+      select job.queue, jsonb_build_object('ids', kept.ids) as data, job.priority
+      from ${given}
+      cross join lateral (
+        select jsonb_agg(id order by place) as ids
+        from jsonb_array_elements_text(job.data -> 'ids') with ordinality as each (id, place)
+        where id::uuid in (${among})
+      ) kept
+      where kept.ids is not null
+    ) job`
 }
 
 /** The same as a statement by itself. */

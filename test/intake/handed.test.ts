@@ -275,7 +275,10 @@ describe('of a batch each has an answer of its own', () => {
     }
     assert.deepEqual(answers.get(repeat.id), { id: before.id, durability: 'durable', isReplay: true })
     assert.equal(answers.get(conflict.id), 409)
-    for (const { id } of [repeat, conflict]) assert.deepEqual(await statusOf(database, id), [])
+    for (const { id } of [repeat, conflict]) {
+      assert.deepEqual(await statusOf(database, id), [])
+      assert.deepEqual(await database.query("select from pgboss.job where data -> 'ids' ? $1", [id]), [])
+    }
     assert.equal(answers.get(bad.id), 422)
     assert.deepEqual(await statusOf(database, bad.id), ['dead'])
     const keys = await database.query<{ key: string }>(

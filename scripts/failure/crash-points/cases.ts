@@ -53,6 +53,7 @@ export const CASES: Readonly<Record<CrashPoint, readonly Case[]>> = {
   'schedule.committed': [mail(LATER, `${ANSWERED}; ${scheduled(ONCE)}`)],
   'processing.claimed': [mail({}, `${ANSWERED}; ${ONCE}`)],
   'processing.prepared': [mail({}, `${ANSWERED}; ${ONCE}`)],
+  'processing.before-commit': [mail({}, `${ANSWERED}; ${ONCE}`)],
   'processing.committed': [mail({}, `${ANSWERED}; ${ONCE}`)],
   'fetching.claimed': [mail(BY_URL, `${ANSWERED}; ${ONCE}`)],
   'fetching.kept': [mail(BY_URL, `${ANSWERED}; ${ONCE}`)],
