@@ -13,6 +13,7 @@ export const LASTLY = '/* and commit */'
 
 /**
  * Part of the text of a transaction's last statement, whose commit then goes with it: one round trip instead of two. What has
- * to keep the transaction from being committed must be an error of this very statement. (Where statements are not prepared, as behind a pooler, it changes nothing.)
+ * to keep the transaction from being committed must be an error of this very statement. (Where statements are not prepared, as
+ * behind a pooler, it changes nothing.)
  */
 export const lastly = sql.raw(LASTLY)

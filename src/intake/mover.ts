@@ -14,8 +14,9 @@ import * as queries from './queries.ts'
  *
  * Takes in: rows of `mail.intake` and `mail.outbox`, and of `Handed`. Leaves behind, in one transaction: the messages,
  * their content, attachments and first events, their settled idempotency keys, and processing jobs that carry batches
- * of ids (of what was handed over in two: first what is new, then the rest); of a message that is to go out later no job, but its moment in `mail.scheduled`. A row that cannot
- * be understood becomes a message that is dead, with the reason.
+ * of ids; of a message that is to go out later no job, but its moment in `mail.scheduled`. A row that cannot
+ * be understood becomes a message that is dead, with the reason. Of what was handed over, what is new comes first, in a
+ * transaction of its own, and its callers hear of it before the rest is settled.
  *
  * If the process dies anywhere before the commit, nothing happened: the rows of the doors are taken again, by
  * whichever process comes first, and callers who wait were told nothing; after it, everything happened. If the connection

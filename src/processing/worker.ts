@@ -106,7 +106,8 @@ function createLane(deps: ProcessingDeps, streamName: string, lane: Lane): Loop 
       inHand ??= await claimJobs(deps, queue, wanted, {
         fetched: (jobs) => {
           const fresh = freshJobs(lane, jobs)
-          if (isSmall(fresh)) early = readBatch(deps, streamName, fresh).catch(() => undefined)
+          if (lane !== 'alone' && isSmall(fresh))
+            early = readBatch(deps, streamName, fresh).catch(() => undefined)
         },
         recorded: (claim) => {
           inHand = claim
