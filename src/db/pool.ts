@@ -35,7 +35,7 @@ const IDLE_SESSION_MS = 60_000
 
 /**
  * A pool whose failures to give a connection are told from every other error by their class. When one of its connections
- * turns out to be silent, those that were not heard since are not used again: what silenced one has silenced the others.
+ * turns out to be silent, those that were not heard since are given up as well: what silenced one has silenced the others.
  */
 class ReportingPool extends Pool {
   #silentAt = Number.NEGATIVE_INFINITY
@@ -44,6 +44,7 @@ class ReportingPool extends Pool {
   constructor(options: PoolConfig & PoolClientOptions & { onFault: NoteFault }) {
     const onSilence = () => {
       this.#silentAt = performance.now()
+      void this.#dropSilent()
     }
     super({ ...options, onSilence, Client: PoolClient } as PoolConfig)
     this.#onFault = options.onFault
@@ -65,10 +66,23 @@ class ReportingPool extends Pool {
         this.#onFault(error)
         throw new ConnectionError(error)
       })) as Lent
-      if (client.heardAt > this.#silentAt) return client
-      client.release(true)
-      client.connection.stream.destroy()
+      if (!this.#drops(client)) return client
     }
+  }
+
+  /** Those at rest, too: a goodbye would not arrive, and the other end would keep them. */
+  async #dropSilent(): Promise<void> {
+    const atRest = Array.from({ length: this.idleCount }, () => super.connect() as Promise<Lent>)
+    for (const lent of await Promise.allSettled(atRest)) {
+      if (lent.status === 'fulfilled' && !this.#drops(lent.value)) lent.value.release()
+    }
+  }
+
+  #drops(client: Lent): boolean {
+    if (client.heardAt > this.#silentAt) return false
+    client.release(true)
+    client.connection.stream.destroy()
+    return true
   }
 }
 
