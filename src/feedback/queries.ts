@@ -57,7 +57,14 @@ export async function lockOthers(
     is_sensitive: boolean
     is_ready: boolean
   }>`/* feedback.lock_others */
-    with free as materialized (
+    with letter as materialized (
+      -- Before the message, as whoever retries or discards a dead letter does.
+      select message_id
+      from mail.dead_letter
+      where message_id = any (${ids}::uuid[])
+      order by message_id
+      for update skip locked
+    ), free as materialized (
       select
         id,
         (
@@ -71,6 +78,10 @@ export async function lockOthers(
           or (status in ('queued', 'deferred') and attempts > 0 and not is_partly_settled) as is_ready
       from mail.message
       where id = any (${ids}::uuid[]) and status in ('queued', 'deferred', 'dead', 'suppressed', 'canceled')
+        and (
+          status <> 'dead' or id in (select message_id from letter)
+          or not exists (select from mail.dead_letter d where d.message_id = message.id)
+        )
       order by id
       for no key update skip locked
     )
