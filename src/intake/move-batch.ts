@@ -93,11 +93,11 @@ export async function moveBatch(
       isAwaited: deps.isAwaited,
       isHanded: handed !== undefined,
     })
+    if (taken.length > 0) reached('mover.before-commit')
     const seal = (row: ExaminedRow) => sealRow(deps.sealer ?? NO_KEYS, row)
     const rows = oneByOne
       ? await storeOneByOne(trx, seal, settled.rows, settled.outcomes)
       : settled.rows.map(seal)
-    if (taken.length > 0) reached('mover.before-commit')
     const isLast = settled.replayed.length === 0
     if (!oneByOne && rows.length > 0) await queries.storeMessages(trx, rows, { isLast })
     // After the messages, which may be of this batch: a timeline begins with its message.
