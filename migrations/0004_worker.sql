@@ -25,10 +25,14 @@ create table mail.claim (
   job_id uuid not null,
   worker integer not null,
   claimed_at timestamptz not null default now(),
+  lease_until timestamptz,
   primary key (queue, job_id)
 );
 comment on table mail.claim is
   'Jobs of processing and of webhooks being worked on, by worker: what is given back when it dies. (A message being sent names its worker itself.)';
+
+comment on column mail.claim.lease_until is
+  'Of a job that was stored for a worker as claimed: it goes back to its queue if it is not done by then, since the worker may never have heard of it.';
 
 create table mail.throughput (
   bucket_at timestamptz not null,

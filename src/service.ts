@@ -33,6 +33,7 @@ import { createRenderPool, type RenderPool } from './processing/render/render-po
 import { seedDefaultProvider } from './providers.ts'
 import { Bells } from './queue/bells.ts'
 import { type Boss, ensureQueues, startBoss } from './queue/boss.ts'
+import { Handover } from './queue/handover.ts'
 import { Sealer } from './sealer.ts'
 import { readSecret } from './secret.ts'
 import { createUnsubscribeLinks, type UnsubscribeLinks } from './unsubscribe-links.ts'
@@ -82,6 +83,7 @@ export type Core = {
   readonly pool: Pool
   readonly boss: Boss
   readonly bells: Bells
+  readonly handover: Handover
   readonly meter: Meter
   readonly clock: DatabaseClock
   readonly catalog: LiveCatalog
@@ -152,6 +154,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
       pool,
       boss,
       bells,
+      handover: new Handover(),
       meter: new Meter(),
       clock,
       catalog,
@@ -234,12 +237,13 @@ async function startRoles(core: Core, close: () => Promise<void>): Promise<Servi
 }
 
 function createIntake(core: Core): { acceptor: Acceptor; mover: Mover } {
-  const { db, bells, meter, catalog, log, clock } = core
+  const { db, bells, handover, meter, catalog, log, clock } = core
   const hands = { urgent: new Handed(clock), others: new Handed(clock) }
   const acceptor: Acceptor = new Acceptor(db, core.process, hands, (lane) => mover.wake(lane))
   const mover: Mover = createMover({
     db,
     bells,
+    handover,
     meter,
     catalog,
     log,

@@ -319,6 +319,10 @@ export interface MailBucketLevel {
 export interface MailClaim {
   claimed_at: Generated<Timestamp>
   job_id: string
+  /**
+   * Of a job that was stored for a worker as claimed: it goes back to its queue if it is not done by then, since the worker may never have heard of it.
+   */
+  lease_until: Timestamp | null
   queue: string
   worker: number
 }

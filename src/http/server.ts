@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import type { Hono } from 'hono'
+import { createCloser } from './closing.ts'
 import { faultOf, NO_PATH, type RequestFault } from './request-faults.ts'
 import { SECURITY_HEADERS } from './security-headers.ts'
 
@@ -51,6 +52,7 @@ export async function listen(
   timeouts: ServerTimeouts = TIMEOUTS,
 ): Promise<HttpServer> {
   const server = openServer(app, timeouts)
+  const close = createCloser(server)
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
     server.listen(address.port, address.host, () => {
@@ -60,20 +62,7 @@ export async function listen(
   })
   const { port } = server.address() as AddressInfo
   const host = address.host.includes(':') ? `[${address.host}]` : address.host
-  return {
-    url: `http://${host}:${port}`,
-    close(limit) {
-      return new Promise((resolve) => {
-        const cutOff = () => server.closeAllConnections()
-        limit.addEventListener('abort', cutOff)
-        server.close(() => {
-          limit.removeEventListener('abort', cutOff)
-          resolve()
-        })
-        if (limit.aborted) cutOff()
-      })
-    },
-  }
+  return { url: `http://${host}:${port}`, close }
 }
 
 function openServer(app: Hono, { headMs, requestMs, lookEveryMs }: ServerTimeouts): Server {

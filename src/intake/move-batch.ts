@@ -8,7 +8,8 @@ import type { Message } from '../message/message.ts'
 import type { MessageLimits } from '../message/message-schema.ts'
 import type { Meter } from '../meter.ts'
 import type { Bells } from '../queue/bells.ts'
-import { announceProcessing } from '../queue/processing-jobs.ts'
+import type { HandedJob, Handover } from '../queue/handover.ts'
+import { announceProcessing, countProcessing } from '../queue/processing-jobs.ts'
 import { type QueueFront, WHOLE_LOOK } from '../queue/queue-front.ts'
 import { NO_KEYS, type Sealer } from '../sealer.ts'
 import { uuid7 } from '../uuid7.ts'
@@ -40,6 +41,8 @@ export type MoverDeps = {
   readonly sealer?: Sealer
   /** Where the doors begin, in sequence numbers. Absent: every look begins at the very start. */
   readonly front?: QueueFront
+  /** To processing in this process. Absent: all goes by the queue. */
+  readonly handover?: Handover
 }
 
 export type Moved = {
@@ -64,17 +67,39 @@ export async function moveNew(
   const keyed = keyedRows(examined)
   const sealed = examined.map((row) => sealRow(deps.sealer ?? NO_KEYS, row))
   reached('mover.before-commit')
-  const claimed = await queries.storeNew(deps.db, sealed, keyed, { hoursKept: KEY_HOURS, yields: true })
-  const left = new Set(keyed.filter(({ id }) => !claimed.has(id)).map(({ id }) => id))
-  const stored = sealed.filter(({ id }) => !left.has(id))
-  if (stored.length > 0) reached('mover.committed')
+  const { stored, isHandedOver } = await storeNew(deps, sealed, keyed)
   const outcomes = new Map(stored.map((row) => [row.id, storedAs(row)]))
   countMoved(
     deps,
     handed.filter(({ id }) => outcomes.has(id)),
     stored,
+    isHandedOver,
   )
   return outcomes
+}
+
+/** Returns what was stored; gives it to processing, where that has nothing else to do. */
+async function storeNew(
+  deps: MoverDeps,
+  rows: readonly ExaminedRow[],
+  keyed: readonly queries.KeyedRow[],
+): Promise<{ stored: readonly ExaminedRow[]; isHandedOver: boolean }> {
+  const seat = deps.handover?.reserve(deps.catalog.current, rows.filter(queries.isAccepted))
+  const worker = seat?.worker
+  let job: HandedJob | undefined
+  try {
+    const claiming = { hoursKept: KEY_HOURS, yields: true, worker }
+    const { claimed, handed } = await queries.storeNew(deps.db, rows, keyed, claiming)
+    const left = new Set(keyed.filter(({ id }) => !claimed.has(id)).map(({ id }) => id))
+    const stored = rows.filter(({ id }) => !left.has(id))
+    if (stored.length > 0) reached('mover.committed')
+    if (worker !== undefined && handed !== undefined) {
+      job = { id: handed, worker, messages: stored.filter(queries.isAccepted) }
+    }
+    return { stored, isHandedOver: job !== undefined }
+  } finally {
+    seat?.give(job)
+  }
 }
 
 /**
@@ -118,9 +143,12 @@ function countMoved(
   deps: MoverDeps,
   taken: readonly queries.TakenRow[],
   stored: readonly queries.MovedRow[],
+  isHandedOver = false,
 ): void {
   count(deps.meter, taken)
-  announceProcessing(deps, stored.filter(queries.isAccepted))
+  const accepted = stored.filter(queries.isAccepted)
+  if (isHandedOver) countProcessing(deps.meter, accepted)
+  else announceProcessing(deps, accepted)
   countStored(deps.meter, stored)
 }
 

@@ -250,36 +250,47 @@ export async function storeMessages(
   rows: readonly MovedRow[],
   { isLast = false }: { readonly isLast?: boolean } = {},
 ): Promise<void> {
-  const { insert, check } = processingOf(rows.filter(isAccepted))
+  const { jobs, check } = processingOf(rows.filter(isAccepted))
   await sql`/* intake.store */ ${isLast ? lastly : sql``}
-    with row as materialized (${recordsetOf(rows)}), ${STORED}, job as (${insert})
+    with row as materialized (${recordsetOf(rows)}), ${STORED}, ${jobs}
     select ${check}
   `.execute(trx)
 }
 
+export type StoredNew = {
+  /** Of the rows with keys those that are stored. */
+  readonly claimed: ReadonlySet<string>
+  /** The job that was handed over. */
+  readonly handed: string | undefined
+}
+
 /**
- * Stores all but the rows of `keyed` whose key is taken, or waits at the outbox: one statement, and a transaction by itself. Returns
- * those of `keyed` that are stored.
+ * Stores all but the rows of `keyed` whose key is taken, or waits at the outbox: one statement, and a transaction by itself. The job of those
+ * that are to be processed now is the `worker`'s, where one is named: they have to be one job then.
  */
 export async function storeNew(
   db: Database,
   rows: readonly MovedRow[],
   keyed: readonly KeyedRow[],
-  claiming: Claiming,
-): Promise<Set<string>> {
-  const { insert, check } = processingOf(
-    rows.filter(isAccepted),
-    keyed.length > 0 ? sql`select id from row` : undefined,
-  )
+  { worker, ...claiming }: Claiming & { readonly worker: number | undefined },
+): Promise<StoredNew> {
+  const { jobs, check } = processingOf(rows.filter(isAccepted), {
+    worker,
+    ...(keyed.length > 0 ? { among: sql`select id from row` } : {}),
+  })
   const ids = new Set(keyed.map(({ id }) => id))
-  const { rows: found } = await sql<{ claimed: string[] }>`/* intake.store_new */
+  const { rows: found } = await sql<{ claimed: string[]; handed: string | null }>`/* intake.store_new */
     with claimed as (${claimedKeys(keyed, claiming)}), row as materialized (
       ${recordsetOf(rows, (row) => ids.has(row.id))}
       where not is_keyed or id in (select id from claimed)
-    ), ${STORED}, job as (${insert})
-    select array(select id::text from claimed) as claimed, ${check}
+    ), ${STORED}, ${jobs}
+    select
+      array(select id::text from claimed) as claimed,
+      ${worker === undefined ? sql`null` : sql`(select job_id from handed)`} as handed,
+      ${check}
   `.execute(db)
-  return new Set(found[0]?.claimed)
+  const { claimed, handed } = found[0] ?? {}
+  return { claimed: new Set(claimed), handed: handed ?? undefined }
 }
 
 export function isAccepted({ status }: MovedRow): boolean {

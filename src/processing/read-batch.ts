@@ -29,18 +29,17 @@ export type Batch = Readable & {
 export const FATAL_DEATHS = 3
 
 /**
- * All that is read before anything is decided, once for the messages of these jobs that still wait.
- * Throws when the database is away: suppression fails closed.
+ * All that is read before anything is decided, once for the messages of these jobs that still wait: `known`, where somebody has read
+ * them already. Throws when the database is away: suppression fails closed.
  */
 export async function readBatch(
   { db, sealer = NO_KEYS }: { readonly db: Database; readonly sealer?: Sealer },
   stream: string,
   jobs: readonly Job[],
+  known?: readonly queries.LoadedMessage[],
 ): Promise<Batch> {
-  const loaded = await queries.loadAccepted(
-    db,
-    jobs.flatMap((job) => job.data.ids),
-  )
+  const ids = jobs.flatMap((job) => job.data.ids)
+  const loaded = known ?? (await queries.loadAccepted(db, ids))
   const killers = new Set(jobs.filter((job) => job.retryCount >= FATAL_DEATHS).flatMap((job) => job.data.ids))
   const doomed = loaded.filter(({ id }) => killers.has(id)).map(({ id }) => id)
   const { opened, unreadable } = openLoaded(

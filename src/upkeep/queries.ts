@@ -107,12 +107,24 @@ export async function rescueMessages(trx: Transaction, worker: number): Promise<
   return rows
 }
 
+export type HeldJob = { readonly queue: string; readonly job_id: string }
+
 /** The processing jobs a dead worker held. */
-export async function takeClaims(
-  trx: Transaction,
-  worker: number,
-): Promise<{ queue: string; job_id: string }[]> {
+export async function takeClaims(trx: Transaction, worker: number): Promise<HeldJob[]> {
   return trx.deleteFrom('mail.claim').where('worker', '=', worker).returning(['queue', 'job_id']).execute()
+}
+
+/** The processing jobs that were handed over to somebody who has not ended them in time. */
+export async function takeOverdue(trx: Transaction): Promise<HeldJob[]> {
+  const { rows } = await sql<HeldJob>`/* upkeep.take_overdue */
+    delete from mail.claim
+    where ctid = any (array(
+      -- One that is being ended at this moment is not overdue.
+      select ctid from mail.claim where lease_until < clock_timestamp() for update skip locked
+    ))
+    returning queue, job_id
+  `.execute(trx)
+  return rows
 }
 
 /** False when somebody was quicker: another rescuer, or the worker, which has another key since it came back. */

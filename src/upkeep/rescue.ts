@@ -41,7 +41,28 @@ export class Rescuer {
       })
       reached('rescue.committed')
     }
+    await this.#takeBackOverdue()
     return others.filter((other) => !other.lock_is_free).length
+  }
+
+  /** What the mover of a process stored as its claim, and lost sight of: its commit was never answered, or it was stopped right after. */
+  async #takeBackOverdue(): Promise<void> {
+    const overdue = await inTransaction(this.#deps.db, async (trx) => {
+      const claims = await queries.takeOverdue(trx)
+      await this.#giveBack(trx, claims, 'not taken up')
+      return claims
+    })
+    if (overdue.length > 0)
+      this.#deps.log.warn({ jobs: overdue.length }, 'jobs were not taken up in time; they were given back')
+  }
+
+  async #giveBack(trx: Transaction, claims: readonly queries.HeldJob[], reason: string): Promise<void> {
+    const { boss, bells } = this.#deps
+    for (const [queue, held] of Map.groupBy(claims, (claim) => claim.queue)) {
+      const ids = held.map((claim) => claim.job_id)
+      await boss.fail(queue, ids, { reason }, within(trx))
+      bells.ring(queue)
+    }
   }
 
   async #rescue(trx: Transaction, dead: queries.OtherWorker): Promise<void> {
@@ -62,15 +83,7 @@ export class Rescuer {
       bells.ring(queue)
     }
     const claims = await queries.takeClaims(trx, worker)
-    for (const [queue, held] of Map.groupBy(claims, (claim) => claim.queue)) {
-      await boss.fail(
-        queue,
-        held.map((claim) => claim.job_id),
-        { reason: 'worker died' },
-        within(trx),
-      )
-      bells.ring(queue)
-    }
+    await this.#giveBack(trx, claims, 'worker died')
     const counts = Object.fromEntries(
       [...Map.groupBy(messages, (message) => message.status)].map(([status, rows]) => [status, rows.length]),
     )

@@ -47,7 +47,7 @@ export const MAX_POST_CHARS = 1_000_000
 
 /** A thread's heap. Far above what the limits above let a message use, far below what the process can spare. */
 export const THREAD_HEAP_MB = 96
-export const THREAD_NURSERY_MB = 8
+export const THREAD_NURSERY_MB = 4
 
 /** A reason is read by people and stored with the message. */
 export const MAX_REASON_CHARS = 400

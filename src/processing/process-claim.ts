@@ -1,0 +1,194 @@
+import type { Catalog, Stream } from '../catalog.ts'
+import { reached } from '../crash-point.ts'
+import { isLastingFault } from '../db/sqlstate.ts'
+import { inTransaction } from '../db/transaction.ts'
+import type { Handover } from '../queue/handover.ts'
+import { dispatchQueue, processQueue } from '../queue/queues.ts'
+import { NO_KEYS } from '../sealer.ts'
+import type { UnsubscribeLinks } from '../unsubscribe-links.ts'
+import {
+  ALONE_PRIORITY,
+  type Claim,
+  claimedJobs,
+  FETCHING_PRIORITY,
+  finishJobs,
+  insertSingly,
+  type Job,
+  tellLost,
+} from './claims.ts'
+import { type FetchingDeps, fetchingBell } from './fetching-lane.ts'
+import { prepareBatch } from './prepare.ts'
+import { type Batch, FATAL_DEATHS, readBatch } from './read-batch.ts'
+import type { RenderPool } from './render/render-pool.ts'
+import { sealProcessed } from './sensitive.ts'
+import { deadRow, type ProcessedRow, storeProcessed } from './store-queries.ts'
+
+const DEATHS_REASON = `The worker died ${FATAL_DEATHS} times while it processed this message; look at its template and data before retrying.`
+const FAILURE_REASON =
+  'Processing failed in an unforeseen way, also with this message alone; the log has the details.'
+const SLICE_CHARS = 16_000_000
+
+export type ProcessingDeps = FetchingDeps & {
+  readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
+  readonly renderer: RenderPool
+  readonly unsubscribeLinks: UnsubscribeLinks
+  readonly handover: Handover
+}
+
+/**
+ * `urgent`: messages that are more urgent than their stream. In the rounds of the others they would wait for the one
+ * under way, and then go no faster than the hundreds they are processed with.
+ */
+export type LaneName = 'batches' | 'urgent' | 'alone'
+
+/** What is known of the messages of a claim before it is their turn, if anything is. */
+export type Early = { readonly batch?: Promise<Batch | undefined> }
+
+/** All that is done with the jobs of one claim, until they are ended. Throws what the database throws: then it is to be done again. */
+export async function processClaim(
+  deps: ProcessingDeps,
+  stream: Stream,
+  lane: LaneName,
+  claim: Claim,
+  early: Early,
+): Promise<void> {
+  try {
+    await processJobs(deps, stream, lane, claim, early)
+  } catch (error) {
+    if (!isLastingFault(error)) throw error
+    const queue = processQueue(stream.name)
+    deps.log.error({ queue, jobs: claim.jobs.length, error }, 'processing failed for good')
+    await setApart(deps, stream, lane, claim)
+  }
+}
+
+async function processJobs(
+  deps: ProcessingDeps,
+  stream: Stream,
+  lane: LaneName,
+  claim: Claim,
+  early: Early,
+): Promise<void> {
+  const fresh = freshJobs(lane, claim.jobs)
+  const returned = claim.jobs.filter((job) => !fresh.includes(job))
+  if (returned.length > 0) await splitJobs(deps, processQueue(stream.name), { ...claim, jobs: returned })
+  if (fresh.length === 0) return
+  const batch = (await early.batch) ?? (await readBatch(deps, stream.name, fresh))
+  await processBatch(deps, stream, { ...claim, jobs: fresh }, batch)
+}
+
+/** Without those that came back: also of one message, it would take its company with it each time its worker dies. */
+export function freshJobs(lane: LaneName, jobs: readonly Job[]): readonly Job[] {
+  return lane === 'alone' ? jobs : jobs.filter((job) => job.retryCount === 0)
+}
+
+/** Each message of a batch that came back from a dead worker gets a job of its own. */
+async function splitJobs(deps: ProcessingDeps, queue: string, claim: Claim): Promise<void> {
+  const isDone = await inTransaction(deps.db, async (trx) => {
+    if (!(await finishJobs(deps, trx, queue, claim))) return false
+    const ids = claim.jobs.flatMap((job) => job.data.ids)
+    await insertSingly(deps, trx, queue, ids, ALONE_PRIORITY)
+    return true
+  })
+  if (!isDone) return
+  deps.log.warn({ queue, jobs: claim.jobs.length }, 'batch of a dead worker split into single messages')
+}
+
+async function processBatch(deps: ProcessingDeps, stream: Stream, claim: Claim, batch: Batch): Promise<void> {
+  if (!stream.route.some((name) => deps.catalog.current.providers.has(name))) await deps.catalog.refresh()
+  const { rows, deferred } = await prepareBatch(deps, stream, deps.catalog.current.providers, batch)
+  reached('processing.prepared')
+  const { sealer = NO_KEYS } = deps
+  const secret = new Set(batch.messages.filter(({ message }) => message.sensitive).map(({ id }) => id))
+  const decided = [
+    ...rows.map((row) => (secret.has(row.id) ? sealProcessed(sealer, row) : row)),
+    ...batch.doomed.map((id) => deadRow(id, 'worker_died', DEATHS_REASON)),
+    ...batch.unreadable.map(({ id, fault }) => deadRow(id, fault.code, fault.message)),
+  ]
+  await storeDecided(deps, stream, claim, decided, { alone: deferred, fetching: batch.unfetched })
+}
+
+/** What failed in a way that will come again: the messages of a batch singly, a single one as a dead letter. */
+async function setApart(deps: ProcessingDeps, stream: Stream, lane: LaneName, claim: Claim): Promise<void> {
+  if (lane !== 'alone') return splitJobs(deps, processQueue(stream.name), claim)
+  const ids = claim.jobs.flatMap((job) => job.data.ids)
+  const decided = ids.map((id) => deadRow(id, 'processing_failed', FAILURE_REASON))
+  await storeDecided(deps, stream, claim, decided, NONE_LATER)
+}
+
+/** Messages that nothing was decided of yet: each goes to another lane. */
+type Later = { readonly alone: readonly string[]; readonly fetching: readonly string[] }
+const NONE_LATER: Later = { alone: [], fetching: [] }
+
+async function storeDecided(
+  deps: ProcessingDeps,
+  stream: Stream,
+  claim: Claim,
+  decided: readonly ProcessedRow[],
+  later: Later,
+): Promise<void> {
+  const queue = processQueue(stream.name)
+  const [first = [], ...others] = slicesOf(decided)
+  const isAll = others.length + later.alone.length + later.fetching.length === 0
+  const stored = await inTransaction(deps.db, async (trx) => {
+    const { end, ids } = await storeProcessed(trx, first, { claim: claimedJobs(queue, claim), isLast: isAll })
+    if (end === 'lost') {
+      tellLost(deps, queue, claim)
+      return []
+    }
+    const kept = new Set(ids)
+    for (const slice of others) for (const id of (await storeProcessed(trx, slice)).ids) kept.add(id)
+    await insertSingly(deps, trx, queue, later.alone, ALONE_PRIORITY)
+    await insertSingly(deps, trx, queue, later.fetching, FETCHING_PRIORITY)
+    return decided.filter((row) => kept.has(row.id))
+  })
+  reached('processing.committed')
+  report(deps, stream, stored)
+  if (later.fetching.length > 0) deps.bells.ring(fetchingBell(stream.name))
+}
+
+/** A statement is one string, and strings have an end: what was rendered goes in slices of bounded size. */
+function slicesOf(rows: readonly ProcessedRow[]): ProcessedRow[][] {
+  const slices: ProcessedRow[][] = []
+  let slice: ProcessedRow[] = []
+  let chars = 0
+  for (const row of rows) {
+    slice.push(row)
+    const { html, text, sealed } = row.prepared ?? {}
+    chars += (html?.length ?? 0) + (text?.length ?? 0) + (sealed?.length ?? 0)
+    if (chars <= SLICE_CHARS) continue
+    slices.push(slice)
+    slice = []
+    chars = 0
+  }
+  if (slice.length > 0) slices.push(slice)
+  return slices
+}
+
+function report(deps: ProcessingDeps, stream: Stream, stored: readonly ProcessedRow[]): void {
+  const flow = { stage: 'processing', stream: stream.name, provider: '' }
+  deps.meter.wentOut(flow, stored.length)
+  deps.meter.happened('processed', flow, stored.length)
+  for (const status of ['dead', 'suppressed'] as const) {
+    deps.meter.happened(status, flow, stored.filter((row) => row.status === status).length)
+  }
+  for (const [provider, rows] of Map.groupBy(stored, (row) => row.provider)) {
+    if (provider === null) continue
+    deps.meter.cameIn({ stage: 'dispatch', stream: stream.name, provider }, rows.length)
+    deps.bells.ring(dispatchQueue(provider, stream.name))
+  }
+  for (const row of stored) {
+    if (row.status === 'dead') {
+      deps.log.warn(
+        {
+          message: row.id,
+          stage: 'processing',
+          code: row.code,
+          template: row.template,
+          version: row.template_version,
+        },
+        'message is dead',
+      )
+    }
+  }
+}

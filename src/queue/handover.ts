@@ -1,0 +1,103 @@
+import type { Catalog } from '../catalog.ts'
+import type { Doorbell } from '../doorbell.ts'
+import { bellOf, type Processable } from './processing-jobs.ts'
+
+/** More than these are a stream, and go faster in the batches of the queue. */
+const MOST_MESSAGES = 10
+
+/** An accepted message as it was stored: what processing would read of it. */
+export type StoredMessage = Processable & {
+  readonly source: string
+  /** As JSON text: of a sensitive one only what is not secret. */
+  readonly message: string
+  /** Of a sensitive one: the rest. */
+  readonly sealed: string | null
+}
+
+/** A processing job that was stored as claimed by this worker, with all that there is to read of it. */
+export type HandedJob = {
+  readonly id: string
+  readonly worker: number
+  readonly messages: readonly StoredMessage[]
+}
+
+/**
+ * From the mover to processing within one process, past the queue: where few messages come to a lane that has nothing to do, their job is
+ * stored as claimed for it, and is neither looked for, nor claimed, nor read again. Should nobody take it up, as when the answer to
+ * the commit was lost, it goes back to its queue when its lease is over.
+ */
+export class Handover {
+  readonly #seats = new Map<string, Seat>()
+
+  /** `topic`: the bell of the lane. */
+  attach(topic: string, seat: Seat): void {
+    this.#seats.set(topic, seat)
+  }
+
+  /** The seat of the lane that these are for, kept for them until they are given to it; undefined when they better go by the queue. */
+  reserve(catalog: Catalog, messages: readonly Processable[]): Seat | undefined {
+    const [first] = messages
+    if (first === undefined || messages.length > MOST_MESSAGES) return undefined
+    // One job.
+    if (messages.some(({ stream, priority }) => stream !== first.stream || priority !== first.priority)) {
+      return undefined
+    }
+    const seat = this.#seats.get(bellOf(catalog, first))
+    return seat?.reserve() ? seat : undefined
+  }
+}
+
+/** Where a lane that has nothing to do is given a job. */
+export class Seat {
+  readonly #bell: Doorbell
+  readonly #worker: () => number
+  #isReserved = false
+  #given: HandedJob | undefined
+  /** Set when the lane is to end: called when nothing is under way to it any more. */
+  #onEmpty: (() => void) | undefined
+  /** The lane has nothing to do. */
+  isFree = false
+
+  constructor(bell: Doorbell, worker: () => number) {
+    this.#bell = bell
+    this.#worker = worker
+  }
+
+  /** Whose job it will be. */
+  get worker(): number {
+    return this.#worker()
+  }
+
+  /** A job waits here. */
+  get isTaken(): boolean {
+    return this.#given !== undefined
+  }
+
+  reserve(): boolean {
+    if (!this.isFree || this.#isReserved || this.isTaken || this.#onEmpty !== undefined) return false
+    this.#isReserved = true
+    return true
+  }
+
+  /** Ends the reservation, with the job or without one. */
+  give(job: HandedJob | undefined): void {
+    this.#isReserved = false
+    this.#given = job
+    if (job === undefined) this.#onEmpty?.()
+    else this.#bell.ring()
+  }
+
+  take(): HandedJob | undefined {
+    const job = this.#given
+    this.#given = undefined
+    if (job !== undefined) this.#onEmpty?.()
+    return job
+  }
+
+  /** Nothing comes any more once this has resolved; the lane goes on until then. */
+  async close(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#onEmpty = resolve
+    if (this.#isReserved || this.isTaken) await promise
+  }
+}

@@ -1,0 +1,102 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { Agent, get, type IncomingMessage } from 'node:http'
+import { connect } from 'node:net'
+import { type TestContext, test } from 'node:test'
+import { Hono } from 'hono'
+import { listen } from '../../src/http/server.ts'
+
+/** How a server ends while clients keep their connections, as all of them do. */
+
+/** Nothing here takes so long unless a connection is waited for that ends by itself, after a minute. */
+const LIMIT_MS = 30_000
+
+async function open(t: TestContext) {
+  const asked = Promise.withResolvers<void>()
+  const gate = Promise.withResolvers<void>()
+  const app = new Hono()
+  app.get('/quick', (c) => c.text('well'))
+  app.get('/slow', async (c) => {
+    asked.resolve()
+    await gate.promise
+    return c.text('well')
+  })
+  app.get('/begun', () => {
+    const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>()
+    const writer = writable.getWriter()
+    const send = async () => {
+      await writer.write(Buffer.from('we'))
+      await gate.promise
+      await writer.write(Buffer.from('ll'))
+      await writer.close()
+    }
+    send().catch(() => undefined)
+    return new Response(readable)
+  })
+  const server = await listen(app, { host: '127.0.0.1', port: 0 })
+  t.after(() => server.close(AbortSignal.abort()))
+  const agent = new Agent({ keepAlive: true })
+  t.after(() => agent.destroy())
+  let isCutOff = false
+  const end = () => {
+    const limit = new AbortController()
+    const timer = setTimeout(() => {
+      isCutOff = true
+      limit.abort()
+    }, LIMIT_MS)
+    return server.close(limit.signal).finally(() => clearTimeout(timer))
+  }
+  return {
+    url: server.url,
+    asked: asked.promise,
+    answerNow: () => gate.resolve(),
+    end,
+    isCutOff: () => isCutOff,
+    ask: async (path: string): Promise<IncomingMessage> => {
+      const [answer] = (await once(get(`${server.url}${path}`, { agent }), 'response')) as [IncomingMessage]
+      return answer
+    },
+  }
+}
+
+async function textOf(answer: IncomingMessage): Promise<string> {
+  return Buffer.concat(await answer.toArray()).toString()
+}
+
+test('connections at rest end at once, used or not', async (t) => {
+  const server = await open(t)
+  assert.equal(await textOf(await server.ask('/quick')), 'well')
+  const { port, hostname } = new URL(server.url)
+  const unused = connect(Number(port), hostname)
+  await once(unused, 'connect')
+  // So that the server knows of it.
+  assert.equal(await textOf(await server.ask('/quick')), 'well')
+  const hungUp = once(unused.resume(), 'close')
+  await server.end()
+  await hungUp
+  assert.equal(server.isCutOff(), false)
+})
+
+test('one that waits for an answer ends with it, and the answer says so', async (t) => {
+  const server = await open(t)
+  const asking = server.ask('/slow')
+  await server.asked
+  const ended = server.end()
+  server.answerNow()
+  const answer = await asking
+  assert.equal(answer.headers.connection, 'close')
+  assert.equal(await textOf(answer), 'well')
+  await ended
+  assert.equal(server.isCutOff(), false)
+})
+
+test('one whose answer had begun ends after it', async (t) => {
+  const server = await open(t)
+  const answer = await server.ask('/begun')
+  assert.equal(answer.headers.connection, 'keep-alive')
+  const ended = server.end()
+  server.answerNow()
+  assert.equal(await textOf(answer), 'well')
+  await ended
+  assert.equal(server.isCutOff(), false)
+})
