@@ -89,12 +89,12 @@ async function storeNew(
   let job: HandedJob | undefined
   try {
     const claiming = { hoursKept: KEY_HOURS, yields: true, worker }
-    const { claimed, handed } = await queries.storeNew(deps.db, rows, keyed, claiming)
+    const { claimed, jobId } = await queries.storeNew(deps.db, rows, keyed, claiming)
     const left = new Set(keyed.filter(({ id }) => !claimed.has(id)).map(({ id }) => id))
     const stored = rows.filter(({ id }) => !left.has(id))
     if (stored.length > 0) reached('mover.committed')
-    if (worker !== undefined && handed !== undefined) {
-      job = { id: handed, worker, messages: stored.filter(queries.isAccepted) }
+    if (worker !== undefined && jobId !== undefined) {
+      job = { id: jobId, worker, messages: stored.filter(queries.isAccepted) }
     }
     return { stored, isHandedOver: job !== undefined }
   } finally {

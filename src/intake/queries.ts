@@ -260,8 +260,8 @@ export async function storeMessages(
 export type StoredNew = {
   /** Of the rows with keys those that are stored. */
   readonly claimed: ReadonlySet<string>
-  /** The job that was handed over. */
-  readonly handed: string | undefined
+  /** Of the job that is the worker's. */
+  readonly jobId: string | undefined
 }
 
 /**
@@ -279,18 +279,18 @@ export async function storeNew(
     ...(keyed.length > 0 ? { among: sql`select id from row` } : {}),
   })
   const ids = new Set(keyed.map(({ id }) => id))
-  const { rows: found } = await sql<{ claimed: string[]; handed: string | null }>`/* intake.store_new */
+  const { rows: found } = await sql<{ claimed: string[]; job_id: string | null }>`/* intake.store_new */
     with claimed as (${claimedKeys(keyed, claiming)}), row as materialized (
       ${recordsetOf(rows, (row) => ids.has(row.id))}
       where not is_keyed or id in (select id from claimed)
     ), ${STORED}, ${jobs}
     select
       array(select id::text from claimed) as claimed,
-      ${worker === undefined ? sql`null` : sql`(select job_id from handed)`} as handed,
+      ${worker === undefined ? sql`null` : sql`(select job_id from handed)`} as job_id,
       ${check}
   `.execute(db)
-  const { claimed, handed } = found[0] ?? {}
-  return { claimed: new Set(claimed), handed: handed ?? undefined }
+  const { claimed, job_id: jobId } = found[0] ?? {}
+  return { claimed: new Set(claimed), jobId: jobId ?? undefined }
 }
 
 export function isAccepted({ status }: MovedRow): boolean {

@@ -25,7 +25,12 @@ export type ClaimDeps = {
 export type Job = { readonly id: string; readonly retryCount: number; readonly data: ProcessJob }
 
 /** Jobs claimed together, and the number they were claimed under. */
-export type Claim = { readonly jobs: readonly Job[]; readonly worker: number }
+export type Claim = {
+  readonly jobs: readonly Job[]
+  readonly worker: number
+  /** By the mover, for a time (see queue/handover.ts): afterwards this very worker may have claimed the job anew, in another lane. */
+  readonly isHanded: boolean
+}
 
 /** Which jobs of a queue to take. */
 export type Wanted = {
@@ -57,7 +62,7 @@ export async function claimJobs(
     on.fetched?.(jobs)
     const ids = jobs.map((job) => job.id)
     await queries.recordClaims(trx, queue, ids, worker)
-    const claim = { jobs, worker }
+    const claim = { jobs, worker, isHanded: false }
     on.recorded(claim)
     return claim
   })
@@ -75,8 +80,8 @@ export async function finishJobs(
   return end === 'ended'
 }
 
-export function claimedJobs(queue: string, { jobs, worker }: Claim): ClaimedJobs {
-  return { queue, jobIds: jobs.map((job) => job.id), worker }
+export function claimedJobs(queue: string, { jobs, ...claim }: Claim): ClaimedJobs {
+  return { queue, jobIds: jobs.map((job) => job.id), ...claim }
 }
 
 export function tellLost({ log }: ClaimDeps, queue: string, { jobs }: Claim): void {

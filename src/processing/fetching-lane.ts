@@ -106,7 +106,7 @@ export class FetchingLane {
       )
     } finally {
       // Not before the commit, and even when the answer to it was lost: settling finds out whose they are.
-      for (const { jobs, worker } of claims) for (const job of jobs) this.#begin({ jobs: [job], worker }, job)
+      for (const claim of claims) for (const job of claim.jobs) this.#begin({ ...claim, jobs: [job] }, job)
     }
     // When all slots are taken, the bell rings as soon as one is free.
     return false

@@ -91,7 +91,7 @@ async function splitJobs(deps: ProcessingDeps, queue: string, claim: Claim): Pro
     return true
   })
   if (!isDone) return
-  deps.log.warn({ queue, jobs: claim.jobs.length }, 'batch of a dead worker split into single messages')
+  deps.log.warn({ queue, jobs: claim.jobs.length }, 'batch that was given back split into single messages')
 }
 
 async function processBatch(deps: ProcessingDeps, stream: Stream, claim: Claim, batch: Batch): Promise<void> {

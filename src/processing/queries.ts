@@ -87,7 +87,8 @@ export async function recordClaims(
     insert into mail.claim (queue, job_id, worker)
     select ${queue}, job_id, me.number
     from me cross join relaxed cross join unnest(${jobIds}::uuid[]) as job_id
-    on conflict (queue, job_id) do update set worker = excluded.worker
+    on conflict (queue, job_id) do update
+    set worker = excluded.worker, claimed_at = excluded.claimed_at, lease_until = excluded.lease_until
     returning 1
   `.execute(trx)
   if (rows.length === 0) throw new NotRegisteredError(worker)

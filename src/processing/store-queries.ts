@@ -47,19 +47,23 @@ export type ClaimedJobs = {
   readonly queue: string
   readonly jobIds: readonly string[]
   readonly worker: number
+  readonly isHanded: boolean
 }
 
-/** What became of the claim on some jobs: they are ended, or were given back meanwhile, as this worker was taken for dead. */
+/**
+ * What became of the claim on some jobs: they are ended, or were given back meanwhile, as this worker was taken for dead, or as
+ * the lease on what was handed over was over.
+ */
 export type EndOfJobs = 'ended' | 'lost'
 
 /**
  * Parts of a statement: `mine`, those of these jobs that are this worker's, and their end, of all or of none.
  */
 function endingJobs(claimed: ClaimedJobs): RawBuilder<unknown> {
-  const { queue, jobIds, worker } = claimed
+  const { queue, jobIds, worker, isHanded } = claimed
   return sql`mine as materialized (
       select job_id from mail.claim
-      where queue = ${queue} and job_id = any (${jobIds}::uuid[]) and worker = ${worker}
+      where queue = ${queue} and job_id = any (${jobIds}::uuid[]) and worker = ${worker} and (lease_until is not null) = ${isHanded}
       for update
     ), released as (
       delete from mail.claim
@@ -74,7 +78,7 @@ function allAreMine({ jobIds }: ClaimedJobs): RawBuilder<boolean> {
   return sql`(select count(*) from mine) = ${jobIds.length}`
 }
 
-/** A rescuer takes everything that a worker holds. */
+/** A rescuer takes everything that a worker holds, and one job at most is handed over at once. */
 function endOf({ jobIds }: ClaimedJobs, mine: number): EndOfJobs {
   if (mine !== jobIds.length && mine !== 0) throw new Error(`of ${jobIds.length} claims ${mine} were left`)
   return mine === 0 ? 'lost' : 'ended'

@@ -27,7 +27,7 @@ import { type Batch, readBatch } from './read-batch.ts'
  * What was handed over goes the same way: its claim stands in the table from the start.
  *
  * If the database goes away and the process lives, the jobs in hand are taken up again when it is back: nobody
- * else may touch what a living worker claimed.
+ * else may touch what a living worker claimed. (But for a job that was handed over: after its lease somebody else may have it.)
  */
 
 const JOBS_PER_ROUND = 4
@@ -101,6 +101,15 @@ class Lane implements ProcessingLane {
   async stop(): Promise<void> {
     await this.#seat.close()
     await this.#loop.stop()
+    const stream = this.#deps.catalog.current.streams.get(this.#stream)
+    const handed = this.#inHand === undefined ? this.#seat.take() : undefined
+    if (stream === undefined || handed === undefined) return
+    await this.#process(stream, this.#take(handed)).catch((error: unknown) => {
+      this.#deps.log.warn(
+        { queue: this.#queue, error },
+        'processing failed while stopping; its job is left to others',
+      )
+    })
   }
 
   /** `bell` is rung for what this lane takes. */
@@ -119,13 +128,19 @@ class Lane implements ProcessingLane {
     }
     const handed = this.#nextHanded()
     const early = handed === undefined ? await this.#claim(wanted) : this.#take(handed)
-    if (this.#inHand === undefined) return this.#seat.isTaken
+    const jobs = await this.#process(stream, early)
+    if (jobs === wanted.batchSize || this.#seat.hasJob) return true
+    return handed === undefined ? false : LOOK_EACH_MS
+  }
+
+  /** What is in hand, if anything is; returns how many jobs those were. */
+  async #process(stream: Stream, early: Early): Promise<number> {
+    if (this.#inHand === undefined) return 0
     reached('processing.claimed')
     await processClaim(this.#deps, stream, this.#name, this.#inHand, early)
-    const isFull = this.#inHand.jobs.length === wanted.batchSize
+    const { jobs } = this.#inHand
     this.#inHand = undefined
-    if (isFull || this.#seat.isTaken) return true
-    return handed === undefined ? false : LOOK_EACH_MS
+    return jobs.length
   }
 
   /** Unless it is the queue's turn, or something is in hand since the database went away. */
@@ -138,7 +153,7 @@ class Lane implements ProcessingLane {
   #take({ id, worker, messages }: HandedJob): Early {
     this.#handedSince ??= performance.now()
     const jobs: readonly Job[] = [{ id, retryCount: 0, data: { ids: messages.map((message) => message.id) } }]
-    this.#inHand = { jobs, worker }
+    this.#inHand = { jobs, worker, isHanded: true }
     return { batch: this.#readEarly(jobs, messages) }
   }
 

@@ -23,8 +23,8 @@ export type HandedJob = {
 
 /**
  * From the mover to processing within one process, past the queue: where few messages come to a lane that has nothing to do, their job is
- * stored as claimed for it, and is neither looked for, nor claimed, nor read again. Should nobody take it up, as when the answer to
- * the commit was lost, it goes back to its queue when its lease is over.
+ * stored as claimed for it, and is neither looked for, nor claimed, nor read again. Such a claim is a lease: when it is not ended in time, as when
+ * the answer to the commit was lost and nobody here knows of it, the job goes back to its queue, also from a worker that lives.
  */
 export class Handover {
   readonly #seats = new Map<string, Seat>()
@@ -51,10 +51,10 @@ export class Handover {
 export class Seat {
   readonly #bell: Doorbell
   readonly #worker: () => number
-  #isReserved = false
-  #given: HandedJob | undefined
-  /** Set when the lane is to end: called when nothing is under way to it any more. */
-  #onEmpty: (() => void) | undefined
+  #job: HandedJob | undefined
+  /** While a job is being stored for it. */
+  #reservation: PromiseWithResolvers<void> | undefined
+  #isClosed = false
   /** The lane has nothing to do. */
   isFree = false
 
@@ -68,36 +68,33 @@ export class Seat {
     return this.#worker()
   }
 
-  /** A job waits here. */
-  get isTaken(): boolean {
-    return this.#given !== undefined
+  get hasJob(): boolean {
+    return this.#job !== undefined
   }
 
   reserve(): boolean {
-    if (!this.isFree || this.#isReserved || this.isTaken || this.#onEmpty !== undefined) return false
-    this.#isReserved = true
+    if (!this.isFree || this.#isClosed || this.hasJob || this.#reservation !== undefined) return false
+    this.#reservation = Promise.withResolvers()
     return true
   }
 
   /** Ends the reservation, with the job or without one. */
   give(job: HandedJob | undefined): void {
-    this.#isReserved = false
-    this.#given = job
-    if (job === undefined) this.#onEmpty?.()
-    else this.#bell.ring()
+    this.#job = job
+    this.#reservation?.resolve()
+    this.#reservation = undefined
+    if (job !== undefined) this.#bell.ring()
   }
 
   take(): HandedJob | undefined {
-    const job = this.#given
-    this.#given = undefined
-    if (job !== undefined) this.#onEmpty?.()
+    const job = this.#job
+    this.#job = undefined
     return job
   }
 
-  /** Nothing comes any more once this has resolved; the lane goes on until then. */
+  /** Resolves when what it was reserved for is here, or will not come; nothing else does any more. */
   async close(): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>()
-    this.#onEmpty = resolve
-    if (this.#isReserved || this.isTaken) await promise
+    this.#isClosed = true
+    await this.#reservation?.promise
   }
 }

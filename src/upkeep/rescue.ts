@@ -17,7 +17,7 @@ export type RescueDeps = {
 
 /**
  * Gives the work of dead workers back. A worker is dead when its session lock has been free for a grace period.
- * Live workers are not touched: their sessions hold their locks. One that only slept hands nothing over that it had
+ * Live workers are not touched: their sessions hold their locks, and only what was handed over to them is theirs for a time. One that only slept hands nothing over that it had
  * claimed before (SAFE_MS in db/session.ts is less than the grace).
  *
  * If the rescuer itself dies, its transaction is gone and the next one does it again.

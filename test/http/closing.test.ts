@@ -10,6 +10,8 @@ import { listen } from '../../src/http/server.ts'
 
 /** Nothing here takes so long unless a connection is waited for that ends by itself, after a minute. */
 const LIMIT_MS = 30_000
+/** More than the buffers of two sockets hold. */
+const LARGE_BYTES = 20_000_000
 
 async function open(t: TestContext) {
   const asked = Promise.withResolvers<void>()
@@ -21,6 +23,7 @@ async function open(t: TestContext) {
     await gate.promise
     return c.text('well')
   })
+  app.get('/large', (c) => c.body(Buffer.alloc(LARGE_BYTES)))
   app.get('/begun', () => {
     const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>()
     const writer = writable.getWriter()
@@ -98,5 +101,44 @@ test('one whose answer had begun ends after it', async (t) => {
   server.answerNow()
   assert.equal(await textOf(answer), 'well')
   await ended
+  assert.equal(server.isCutOff(), false)
+})
+
+test('one whose reader is slow gets all of its answer, whatever ends beside it', async (t) => {
+  const server = await open(t)
+  const large = await server.ask('/large')
+  const asking = server.ask('/slow')
+  await server.asked
+  const ended = server.end()
+  server.answerNow()
+  assert.equal(await textOf(await asking), 'well')
+  assert.equal((await textOf(large)).length, LARGE_BYTES)
+  await ended
+  assert.equal(server.isCutOff(), false)
+})
+
+test('the first request of a connection may come to its end', async (t) => {
+  const server = await open(t)
+  const { port, hostname } = new URL(server.url)
+  const begun = connect(Number(port), hostname)
+  begun.write('GET /quick HTTP/1.1\r\n')
+  // So that the server has read it.
+  await textOf(await server.ask('/quick'))
+  const ended = server.end()
+  begun.write('Host: here\r\n\r\n')
+  assert.match(Buffer.concat(await begun.toArray()).toString(), /connection: close.*well$/is)
+  await ended
+  assert.equal(server.isCutOff(), false)
+})
+
+test('a connection on which nothing more comes does not hold the end up', async (t) => {
+  const server = await open(t)
+  const { port, hostname } = new URL(server.url)
+  const begun = connect(Number(port), hostname)
+  begun.write('GET /quick HTTP/1.1\r\n')
+  await textOf(await server.ask('/quick'))
+  const hungUp = once(begun.resume(), 'close')
+  await server.end()
+  await hungUp
   assert.equal(server.isCutOff(), false)
 })

@@ -304,7 +304,7 @@ test('jobs that come back from a dead worker are split into messages that are pr
   await database.query("delete from pgboss.job where name = 'process.transactional' and id = $1", [first?.id])
   await comeBack(database, 5)
   const worker = await spawnService(t, database.url, { SMTP_URL: sink.url, SLUICE_ROLES: 'worker' })
-  const split = await worker.logged('batch of a dead worker split into single messages')
+  const split = await worker.logged('batch that was given back split into single messages')
   assert.equal(split.jobs, 3)
   const mails = await sink.waitForMails(6)
   assert.deepEqual(mails.map(sluiceIdOf).toSorted(), ids.toSorted())

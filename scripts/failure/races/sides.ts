@@ -54,7 +54,9 @@ export const process: MakeSide = ({ boss, worker, subject: { id } }) => ({
     const loaded = await loadAccepted(trx, [id])
     await pause()
     const rows = loaded.length === 0 ? [] : [processed(id)]
-    const { ids } = await storeProcessed(trx, rows, { claim: { queue: PROCESS, jobIds, worker } })
+    const { ids } = await storeProcessed(trx, rows, {
+      claim: { queue: PROCESS, jobIds, isHanded: false, worker },
+    })
     await pause()
     return ids.has(id) ? 'queued' : 'nothing'
   },
