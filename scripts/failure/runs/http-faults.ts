@@ -223,9 +223,10 @@ async function judgeLane(database: Database, played: Played, victims: Victims): 
   const timelines = await readTimelines(database, [...victims.values()])
   const faults = new Faults()
   for (const [key, id] of victims) {
+    const timeline = timelines.get(id)
     faults.add(
       key,
-      timelineFault(played, key, timelines.get(id)) ?? copiesFault(played, key) ?? waitFault(played, key),
+      timelineFault(played, key, timeline) ?? copiesFault(played, key, timeline) ?? waitFault(played, key),
     )
   }
   return faults.sentences()
@@ -266,14 +267,22 @@ function wordsOf(misdeed: JudgedMisdeed | undefined): string[] {
     : [misdeed.word]
 }
 
-function copiesFault({ lane, api, misdeeds }: Played, key: string): string | undefined {
+function copiesFault(
+  { lane, api, misdeeds }: Played,
+  key: string,
+  timeline: Timeline | undefined,
+): string | undefined {
   const met = (api.encounters.get(key) ?? []).map(({ place }) => misdeeds[place])
   const last = met.at(-1)
   // A misdeed without a word is an acceptance; after a refusal for good nothing is sent.
   const isOver = last !== undefined && (last.word === undefined || last.word.startsWith('dead'))
   const wanted = met.filter((misdeed) => misdeed?.keeps).length + (isOver ? 0 : 1)
   const seen = api.copies.get(key) ?? 0
-  if (seen === wanted) return undefined
+  // A request that crosses a hang-up may have been read or not (see isExplained).
+  const isLost = (word: string | undefined) => word === LOST
+  const crossed =
+    (timeline?.words.filter(isLost).length ?? 0) - met.filter((misdeed) => isLost(misdeed?.word)).length
+  if (seen >= wanted && seen <= wanted + Math.max(0, crossed)) return undefined
   return `${lane.name} that ${last?.does ?? 'does nothing'}: ${seen} copies, and not ${wanted}`
 }
 

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { percentile } from '../../bench/statistics.ts'
 import { insertAll } from '../clients.ts'
 import { untilDrained } from '../drain.ts'
@@ -9,6 +10,7 @@ import { openSlot, startPostgres } from '../sluice.ts'
 
 /** Long enough that a death finds mails between their content and the answer. */
 const SINK_DELAY_MS = 150
+const LOOK_EACH_MS = 50
 
 type Scale = {
   readonly messages: number
@@ -27,7 +29,7 @@ export const workersKilled = failureRun<Scale>({
   limitMinutes: 15,
   full: { messages: 20_000, kills: 50, workers: 4, recoveryLimitS: RECOVERY_LIMIT_S },
   // A machine with other work to do takes longer.
-  short: { messages: 400, kills: 2, workers: 2, recoveryLimitS: undefined },
+  short: { messages: 800, kills: 2, workers: 2, recoveryLimitS: undefined },
   perform: async (scene, { messages, kills: count, workers, recoveryLimitS }) => {
     const { ledger } = scene
     const server = await startPostgres(scene)
@@ -36,6 +38,8 @@ export const workersKilled = failureRun<Scale>({
     const slots = []
     while (slots.length < workers) slots.push(await openSlot(scene, server.url, environment))
     await insertAll(server, ledger, messages)
+    // Before, no death could find anything in flight.
+    while (ledger.delivered === 0) await delay(LOOK_EACH_MS)
     const kills = await killAtRandom(slots, {
       count,
       pauseMs: [300, 2_500],
