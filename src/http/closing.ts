@@ -1,7 +1,7 @@
-import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 
-/** For the rest of a first request that has begun to come when the end begins. */
+/** For the rest of the head of a request that has begun to come when the end begins. */
 const GRACE_MS = 1_000
 
 /**
@@ -9,39 +9,44 @@ const GRACE_MS = 1_000
  * their connections would hold the end up for as long as they may keep them. What is still open when `limit` fires is cut off.
  */
 export function createCloser(server: Server): (limit: AbortSignal) => Promise<void> {
-  const connections = new Set<Socket>()
-  /** Those on which no request came yet. */
-  const unused = new Set<Socket>()
+  /** How much had been read of each connection when its latest answer was through: more is a request that has begun to come. */
+  const readAtRest = new Map<Socket, number>()
   const answers = new Map<ServerResponse, Socket>()
-  const use = ({ socket }: IncomingMessage) => unused.delete(socket)
-  const isBusy = (socket: Socket) => [...answers.values()].includes(socket)
+  /** Answers that say that their connection ends. */
+  const last = new Set<ServerResponse>()
+  const answersOn = (socket: Socket) =>
+    [...answers].flatMap(([answer, of]) => (of === socket ? [answer] : []))
+
+  /** Only the last of a connection: those behind it would not be sent. */
+  const endWithLast = (socket: Socket) => {
+    const open = answersOn(socket).filter((answer) => !answer.headersSent)
+    for (const answer of open) if (last.delete(answer)) answer.shouldKeepAlive = true
+    const answer = open.at(-1)
+    if (answer === undefined) return
+    answer.shouldKeepAlive = false
+    last.add(answer)
+  }
 
   server.on('connection', (socket: Socket) => {
-    connections.add(socket)
-    unused.add(socket)
-    socket.once('close', () => {
-      connections.delete(socket)
-      unused.delete(socket)
-    })
+    readAtRest.set(socket, 0)
+    socket.once('close', () => readAtRest.delete(socket))
   })
-  server.on('checkExpectation', use)
-  server.prependListener('request', (request, answer) => {
-    use(request)
-    const { socket } = request
+  server.prependListener('request', ({ socket }, answer) => {
     answers.set(answer, socket)
-    if (!server.listening) answer.shouldKeepAlive = false
+    if (!server.listening) endWithLast(socket)
     answer.once('close', () => {
       answers.delete(answer)
+      last.delete(answer)
+      if (readAtRest.has(socket)) readAtRest.set(socket, socket.bytesRead)
       // One that was being sent when the end began did not say that its connection ends with it.
-      if (!server.listening && !isBusy(socket)) socket.destroySoon()
+      if (!server.listening && answersOn(socket).length === 0) socket.destroySoon()
     })
   })
   // Called by `close`. Node's own takes a connection for idle whose answer is complete and still on its way to a slow reader.
   server.closeIdleConnections = () => {
     const busy = new Set(answers.values())
-    for (const socket of connections) {
-      const hasBegun = unused.has(socket) && socket.bytesRead > 0
-      if (!busy.has(socket) && !hasBegun) socket.destroySoon()
+    for (const [socket, bytes] of readAtRest) {
+      if (!busy.has(socket) && socket.bytesRead === bytes) socket.destroySoon()
     }
   }
 
@@ -49,7 +54,8 @@ export function createCloser(server: Server): (limit: AbortSignal) => Promise<vo
     const { promise, resolve } = Promise.withResolvers<void>()
     const cutOff = () => server.closeAllConnections()
     const grace = setTimeout(() => {
-      for (const socket of unused) socket.destroy()
+      const busy = new Set(answers.values())
+      for (const socket of readAtRest.keys()) if (!busy.has(socket)) socket.destroySoon()
     }, GRACE_MS)
     limit.addEventListener('abort', cutOff)
     server.close(() => {
@@ -57,7 +63,7 @@ export function createCloser(server: Server): (limit: AbortSignal) => Promise<vo
       limit.removeEventListener('abort', cutOff)
       resolve()
     })
-    for (const answer of answers.keys()) if (!answer.headersSent) answer.shouldKeepAlive = false
+    for (const socket of new Set(answers.values())) endWithLast(socket)
     if (limit.aborted) cutOff()
     return promise
   }

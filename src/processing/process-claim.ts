@@ -52,29 +52,20 @@ export async function processClaim(
   claim: Claim,
   early: Early,
 ): Promise<void> {
+  const queue = processQueue(stream.name)
+  const jobs = freshJobs(lane, claim.jobs)
+  const returned = claim.jobs.filter((job) => !jobs.includes(job))
+  if (returned.length > 0) await splitJobs(deps, queue, { ...claim, jobs: returned })
+  if (jobs.length === 0) return
+  const fresh = { ...claim, jobs }
   try {
-    await processJobs(deps, stream, lane, claim, early)
+    const batch = (await early.batch) ?? (await readBatch(deps, stream.name, jobs))
+    await processBatch(deps, stream, fresh, batch)
   } catch (error) {
     if (!isLastingFault(error)) throw error
-    const queue = processQueue(stream.name)
-    deps.log.error({ queue, jobs: claim.jobs.length, error }, 'processing failed for good')
-    await setApart(deps, stream, lane, claim)
+    deps.log.error({ queue, jobs: jobs.length, error }, 'processing failed for good')
+    await setApart(deps, stream, lane, fresh)
   }
-}
-
-async function processJobs(
-  deps: ProcessingDeps,
-  stream: Stream,
-  lane: LaneName,
-  claim: Claim,
-  early: Early,
-): Promise<void> {
-  const fresh = freshJobs(lane, claim.jobs)
-  const returned = claim.jobs.filter((job) => !fresh.includes(job))
-  if (returned.length > 0) await splitJobs(deps, processQueue(stream.name), { ...claim, jobs: returned })
-  if (fresh.length === 0) return
-  const batch = (await early.batch) ?? (await readBatch(deps, stream.name, fresh))
-  await processBatch(deps, stream, { ...claim, jobs: fresh }, batch)
 }
 
 /** Without those that came back: also of one message, it would take its company with it each time its worker dies. */
@@ -82,7 +73,7 @@ export function freshJobs(lane: LaneName, jobs: readonly Job[]): readonly Job[] 
   return lane === 'alone' ? jobs : jobs.filter((job) => job.retryCount === 0)
 }
 
-/** Each message of a batch that came back from a dead worker gets a job of its own. */
+/** Each message of a batch that was given back gets a job of its own. */
 async function splitJobs(deps: ProcessingDeps, queue: string, claim: Claim): Promise<void> {
   const isDone = await inTransaction(deps.db, async (trx) => {
     if (!(await finishJobs(deps, trx, queue, claim))) return false

@@ -45,7 +45,7 @@ export class Rescuer {
     return others.filter((other) => !other.lock_is_free).length
   }
 
-  /** What the mover of a process stored as its claim, and lost sight of: its commit was never answered, or it was stopped right after. */
+  /** What the mover of a process stored as its claim, and was not ended in time: its commit was never answered, or it takes too long. */
   async #takeBackOverdue(): Promise<void> {
     const overdue = await inTransaction(this.#deps.db, async (trx) => {
       const claims = await queries.takeOverdue(trx)

@@ -5,6 +5,7 @@ import { connect } from 'node:net'
 import { type TestContext, test } from 'node:test'
 import { Hono } from 'hono'
 import { listen } from '../../src/http/server.ts'
+import { eventually } from '../support/eventually.ts'
 
 /** How a server ends while clients keep their connections, as all of them do. */
 
@@ -18,7 +19,9 @@ async function open(t: TestContext) {
   const gate = Promise.withResolvers<void>()
   const app = new Hono()
   app.get('/quick', (c) => c.text('well'))
+  let slow = 0
   app.get('/slow', async (c) => {
+    slow += 1
     asked.resolve()
     await gate.promise
     return c.text('well')
@@ -52,6 +55,7 @@ async function open(t: TestContext) {
   return {
     url: server.url,
     asked: asked.promise,
+    slow: () => slow,
     answerNow: () => gate.resolve(),
     end,
     isCutOff: () => isCutOff,
@@ -140,5 +144,23 @@ test('a connection on which nothing more comes does not hold the end up', async 
   const hungUp = once(begun.resume(), 'close')
   await server.end()
   await hungUp
+  assert.equal(server.isCutOff(), false)
+})
+
+test('of requests that were sent at once each gets its answer', async (t) => {
+  const server = await open(t)
+  const { port, hostname } = new URL(server.url)
+  const socket = connect(Number(port), hostname)
+  const request = (path: string) => `GET ${path} HTTP/1.1\r\nHost: here\r\n\r\n`
+  socket.write(`${request('/slow')}${request('/slow')}`)
+  await eventually('two were read', async () => server.slow() === 2)
+  const ended = server.end()
+  socket.write(request('/slow'))
+  await eventually('another was read', async () => server.slow() === 3)
+  server.answerNow()
+  const answers = Buffer.concat(await socket.toArray()).toString()
+  assert.equal(answers.match(/HTTP\/1\.1 200/g)?.length, 3, answers)
+  assert.equal(answers.match(/connection: close/gi)?.length, 1)
+  await ended
   assert.equal(server.isCutOff(), false)
 })

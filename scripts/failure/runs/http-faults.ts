@@ -279,7 +279,7 @@ function copiesFault(
   const wanted = met.filter((misdeed) => misdeed?.keeps).length + (isOver ? 0 : 1)
   const seen = api.copies.get(key) ?? 0
   // A request that crosses a hang-up may have been read or not (see isExplained).
-  const isLost = (word: string | undefined) => word === LOST
+  const isLost = (word: string | undefined) => word === LOST || word === UNREADABLE
   const crossed =
     (timeline?.words.filter(isLost).length ?? 0) - met.filter((misdeed) => isLost(misdeed?.word)).length
   if (seen >= wanted && seen <= wanted + Math.max(0, crossed)) return undefined
