@@ -51,7 +51,7 @@ export const CASES: Readonly<Record<CrashPoint, readonly Case[]>> = {
   'mover.committed': [mail({}, `${BROKE}; ${ONCE}`), mail(BUFFERED, `${BROKE}; ${ONCE}`)],
   'schedule.before-commit': [mail(LATER, `${ANSWERED}; ${scheduled(ONCE)}`)],
   'schedule.committed': [mail(LATER, `${ANSWERED}; ${scheduled(ONCE)}`)],
-  'processing.claimed': [mail({}, `${ANSWERED}; ${ONCE}`)],
+  'processing.claimed': [mail({}, `${BROKE}; ${ONCE}`)],
   'processing.prepared': [mail({}, `${ANSWERED}; ${ONCE}`)],
   'processing.before-commit': [mail({}, `${ANSWERED}; ${ONCE}`)],
   'processing.committed': [mail({}, `${ANSWERED}; ${ONCE}`)],
