@@ -5,9 +5,10 @@ import type { Message } from '../message/message.ts'
 import { isUrgent } from '../urgency.ts'
 import { notAccepted, unavailable } from './acceptance-errors.ts'
 import { Appender, FLUSH_CHARS } from './appender.ts'
+import { findMoved } from './find-moved.ts'
 import { type MoveOutcome, outcomeOf } from './idempotency.ts'
 import type { Hands, MoverLane } from './mover.ts'
-import * as queries from './queries.ts'
+import type * as queries from './queries.ts'
 
 /**
  * Acceptance over REST. Whoever wants a durable answer hands the row to this process's mover and waits until it is
@@ -166,7 +167,7 @@ export class Acceptor {
   }
 
   async #look(overdue: readonly Waiter[]): Promise<void> {
-    const found = await queries.findMoved(this.#db, questionsOf(overdue))
+    const found = await findMoved(this.#db, questionsOf(overdue))
     for (const row of found) this.#waiting.get(row.id)?.moved.resolve(outcomeOf(row))
   }
 }

@@ -1,5 +1,6 @@
 import type { Transaction } from '../db/transaction.ts'
 import { type ExaminedRow, refuse } from './examine.ts'
+import type { FoundRow } from './find-moved.ts'
 import * as queries from './queries.ts'
 
 /** How long a key is remembered; Resend's 24 hours. */
@@ -102,7 +103,7 @@ async function findQueued(trx: Transaction, rows: readonly queries.KeyedRow[]): 
 }
 
 /** What was made of a row that was found in the tables, as a mover tells it. */
-export function outcomeOf(row: queries.FoundRow): MoveOutcome {
+export function outcomeOf(row: FoundRow): MoveOutcome {
   // The other mover took it for a row that nobody waits for any more, and kept the conflict as a dead letter.
   if (row.refused_code === CONFLICT_CODE) return { kind: 'conflict' }
   if (row.refused_code !== null) return { kind: 'dead', reason: row.refused_reason ?? '' }

@@ -4,10 +4,11 @@ import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import { QueueFront } from '../queue/queue-front.ts'
 import { notAccepted, unavailable } from './acceptance-errors.ts'
+import { findMoved } from './find-moved.ts'
 import type { Handed } from './handed.ts'
 import { type MoveOutcome, outcomeOf } from './idempotency.ts'
 import { BATCH_BYTES, BATCH_ROWS, type MoverDeps, moveBatch, moveNew } from './move-batch.ts'
-import * as queries from './queries.ts'
+import type * as queries from './queries.ts'
 
 /**
  * The mover empties both doors into `mail.message`, and what callers handed over who wait for a durable answer.
@@ -149,7 +150,7 @@ async function unmoved(
   { db, isAwaited, onMoved }: MoverOptions,
   batch: readonly queries.TakenRow[],
 ): Promise<readonly queries.TakenRow[]> {
-  const found = await queries.findMoved(
+  const found = await findMoved(
     db,
     batch.map(({ id }) => ({ id, key: null, message: 'null' })),
   )

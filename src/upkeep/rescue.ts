@@ -17,8 +17,9 @@ export type RescueDeps = {
 
 /**
  * Gives the work of dead workers back. A worker is dead when its session lock has been free for a grace period.
- * Live workers are not touched: their sessions hold their locks, and only what was handed over to them is theirs for a time. One that only slept hands nothing over that it had
- * claimed before (SAFE_MS in db/session.ts is less than the grace).
+ * Live workers are not touched: their sessions hold their locks; only what was handed over to them (queue/handover.ts) is
+ * theirs for a time. One that only slept hands nothing over that it had claimed before (SAFE_MS in db/session.ts is less than
+ * the grace).
  *
  * If the rescuer itself dies, its transaction is gone and the next one does it again.
  */
@@ -45,7 +46,7 @@ export class Rescuer {
     return others.filter((other) => !other.lock_is_free).length
   }
 
-  /** What the mover of a process stored as its claim, and was not ended in time: its commit was never answered, or it takes too long. */
+  /** What was handed over and is not ended yet: the answer to its commit was lost, or it takes too long. */
   async #takeBackOverdue(): Promise<void> {
     const overdue = await inTransaction(this.#deps.db, async (trx) => {
       const claims = await queries.takeOverdue(trx)
