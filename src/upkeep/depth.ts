@@ -12,8 +12,9 @@ import { countDepth, estimateDepth, takeSample } from './measures-queries.ts'
  * A send window that opens or closes makes all that waits for it ready, or deferred, and nothing moves that could be added:
  * then it is counted at once.
  *
- * A process that dies takes up to a second of its flow with it, and what operators do with SQL is no flow at all: the
- * next count puts that right.
+ * A process tells of its flow once a second: what moved in the second before a count is added to it although it was counted,
+ * and a process that dies takes a second of its flow with it. What operators do with SQL is no flow at all. The next count
+ * puts all of that right.
  */
 const EACH_MS = 1_000
 const COUNT_SHARE = 200

@@ -87,6 +87,13 @@ test('how the whole system is doing is read from Postgres', async (t) => {
     update mail.webhook_endpoint set failures = 4`)
   for (let n = 0; n < 3; n += 1) await post(service)
   const [endpoint] = await database.query<{ id: string }>('select id from mail.webhook_endpoint')
+  // A count that saw the three before this process had told of them has them twice until the next one, whenever that is.
+  await eventually('what came in was told', () =>
+    database
+      .query("select from mail.throughput where stage = 'dispatch' having sum(came_in) = 3")
+      .then(([told]) => told),
+  )
+  await database.query('select mail.count_depth()')
   const samples = await eventually('what waits was measured', async () => {
     const seen = await scrape(service.url)
     const waiting =
