@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { test } from 'node:test'
 import { BENCHMARK_NAMES, usualNames } from '../scripts/bench/benchmarks.ts'
 import { readCommand } from '../scripts/bench/command-line.ts'
+import { waitsAmong } from '../scripts/bench/commit-waits.ts'
 import { footprint } from '../scripts/bench/footprint.ts'
 import { Guard } from '../scripts/bench/guard.ts'
 import { performanceText, type Recorded } from '../scripts/bench/performance-document.ts'
@@ -53,6 +54,16 @@ test('recorded figures replace what stood between the marks, and nothing else', 
     'twice is once',
   )
   assert.throws(() => performanceText('# Performance', { targets: {}, benchmarks: [] }), /lacks/)
+})
+
+test('a commit that takes long is waited for by all who come meanwhile, and by each then for one more', () => {
+  const commits = [
+    { beganAt: 0, endedAt: 3 },
+    { beganAt: 4, endedAt: 5 },
+    { beganAt: 8, endedAt: 9 },
+  ]
+  assert.deepEqual(waitsAmong(commits), [4, 3, 2, 1, 2, 1, 1, 1])
+  assert.deepEqual(waitsAmong(commits.slice(0, 1)), [])
 })
 
 test('the table of targets has all of them: met, missed, or not run and where to run it', () => {

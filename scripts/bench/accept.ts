@@ -1,9 +1,11 @@
 /**
  * Acceptance: how many mails a second get their answer over REST, durable and buffered, and are committed in SQL, by
  * one client and by many. Every acknowledged mail is looked for afterwards, and with workers on each must have been sent.
+ * Beside it what an application does without Sluice, which is what the machine allows.
  */
 import type { Client } from 'pg'
-import { type CpuSeconds, cpuBetween, readCpu } from './cpu.ts'
+import { type BareAppTask, startBareApp } from './bare-app.ts'
+import { type CpuSeconds, cpuBetween, readCpu, type Watched } from './cpu.ts'
 import type { SqlDoor } from './doors/sql-door.ts'
 import { type LoadGenerator, type LoadOrder, type LoadReport, startLoadGenerator } from './load.ts'
 import type { BenchOptions, Findings } from './report.ts'
@@ -25,16 +27,26 @@ const REST_CONNECTIONS = [1, 8, 64, 256]
 const SQL_CONNECTIONS = [1, 8, 64, 128]
 const CONNECTIONS_WITH_WORKERS = [64, 256]
 const WARM_UP_S = 2
+const BARE_CONNECTIONS = [64, 256]
 /** Above this share of one core the generator is no longer a bystander. */
 const GENERATOR_LIMIT = 0.8
 
-export type DoorName = 'REST, durable' | 'REST, buffered' | 'outbox' | 'intake' | 'mail.send'
-export type Case = {
+type DoorName = 'REST, durable' | 'REST, buffered' | 'outbox' | 'intake' | 'mail.send'
+type Case = {
   readonly door: DoorName
   readonly workers: 'off' | 'on'
   readonly connections: number
 }
-type Result = Case & LoadReport & { readonly lost: number; readonly cpu: CpuSeconds }
+const BARE_DOORS = [
+  { task: 'insert', door: 'no Sluice, a row each' },
+  { task: 'answer', door: 'no Sluice, nothing stored' },
+] as const satisfies readonly { task: BareAppTask; door: string }[]
+type BareCase = {
+  readonly door: (typeof BARE_DOORS)[number]['door']
+  readonly workers: '-'
+  readonly connections: number
+}
+type Result = (Case | BareCase) & LoadReport & { readonly lost: number; readonly cpu: CpuSeconds }
 type Scene = {
   readonly rig: Rig
   readonly client: Client
@@ -49,6 +61,7 @@ export async function accept(rig: Rig, options: BenchOptions): Promise<Findings>
   for (const workers of ['off', 'on'] as const) {
     results.push(...(await runCases(rig, options, load, workers)))
   }
+  results.push(...(await runBareCases(rig, options, load)))
   load.close()
   return findingsOf(results, options)
 }
@@ -98,15 +111,41 @@ async function runCases(
 async function runCase(scene: Scene, which: Case, seconds: number): Promise<Result> {
   const { rig, client, service, load } = scene
   const seq = await firstSeq(client)
-  const watched = [service.watched, rig.postgres]
-  const before = readCpu(watched)
   const { connections } = which
-  const report = await load.run({ target: targetOf(scene, which.door), connections, seconds })
-  const cpu = cpuBetween(before, readCpu(watched))
+  const { report, cpu } = await measure([{ ...service.watched, name: 'server' }, rig.postgres], () =>
+    load.run({ target: targetOf(scene, which.door), connections, seconds }),
+  )
   const stored = await untilMoved(client, seq)
   // Settled before the next case begins, which would otherwise work off this one's mail as well.
   const sent = which.workers === 'on' ? (await untilSettled(client, seq, stored)).sent : stored
   return { ...which, ...report, cpu, lost: Math.max(0, report.accepted - Math.min(stored, sent)) }
+}
+
+/** Without Sluice; whether anything was lost is not looked at. */
+async function runBareCases(rig: Rig, options: BenchOptions, load: LoadGenerator): Promise<Result[]> {
+  const { seconds, say } = options
+  const databaseUrl = await rig.createDatabase('accept_bare')
+  const results: Result[] = []
+  for (const { task, door } of BARE_DOORS) {
+    const app = await startBareApp(rig.guard, task, databaseUrl)
+    const target = { by: 'rest', url: app.url, apiKey: API_KEY } as const
+    await load.run({ target, connections: 64, seconds: WARM_UP_S })
+    for (const connections of BARE_CONNECTIONS) {
+      const { report, cpu } = await measure([app.watched, rig.postgres], () =>
+        load.run({ target, connections, seconds }),
+      )
+      results.push({ door, workers: '-', connections, ...report, cpu, lost: 0 })
+      say(`accept, ${door}, ${connections} connections: ${readable(report.perS)}/s`)
+    }
+    app.close()
+  }
+  return results
+}
+
+async function measure(watched: readonly Watched[], run: () => Promise<LoadReport>) {
+  const before = readCpu(watched)
+  const report = await run()
+  return { report, cpu: cpuBetween(before, readCpu(watched)) }
 }
 
 function targetOf({ service, enqueueUrl }: Scene, door: DoorName): LoadOrder['target'] {
@@ -131,7 +170,7 @@ const HEADINGS = [
   'mails/s',
   'p50',
   'p99',
-  'CPU Sluice',
+  'CPU server',
   'Postgres',
   'generator',
   'refused',
@@ -149,7 +188,7 @@ function rowOf(result: Result): (string | number)[] {
     perS,
     p50Ms,
     p99Ms,
-    ms('sluice'),
+    ms('server'),
     ms('postgres'),
     `${Math.round(busy * 100)} %`,
     String(Object.values(refused).reduce((sum, count) => sum + count, broken)),
@@ -158,18 +197,18 @@ function rowOf(result: Result): (string | number)[] {
 }
 
 function findingsOf(results: readonly Result[], options: BenchOptions): Findings {
-  const perSOf = (workers: Case['workers']) =>
-    results.find(
-      (each) => each.door === 'REST, durable' && each.workers === workers && each.connections === 64,
-    )?.perS ?? Number.NaN
+  const perSOf = (door: Result['door'], workers: Result['workers']) =>
+    results.find((each) => each.door === door && each.workers === workers && each.connections === 64)?.perS ??
+    Number.NaN
+  const [stored, unstored] = BARE_DOORS.map(({ door }) => readable(perSOf(door, '-')))
   const busiest = Math.max(...results.map(({ busy }) => busy))
   const untrue = results.filter(({ door, notDurable }) => door === 'REST, durable' && notDurable > 0)
   return {
     data: results.map(({ cpu, ...rest }) => ({ ...rest, cpuS: Object.fromEntries(cpu) })),
     measured: {
       acceptance: {
-        value: perSOf('off'),
-        of: `${options.seconds} s; ${readable(perSOf('on'))}/s with the workers in the same process`,
+        value: perSOf('REST, durable', 'off'),
+        of: `${options.seconds} s; with workers in the process ${readable(perSOf('REST, durable', 'on'))}/s; without Sluice ${stored}/s inserting a row each, ${unstored}/s storing nothing`,
       },
     },
     plot: {

@@ -5,6 +5,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { type BurstLoadReport, startBurstLoad } from './burst/load.ts'
 import { Moments } from './burst/moments.ts'
+import { commitWaits } from './commit-waits.ts'
 import type { BenchOptions, Findings } from './report.ts'
 import { API_KEY, publishTemplate, type Rig, startService, withClient } from './rig.ts'
 import { startOwnSink } from './sink.ts'
@@ -18,6 +19,7 @@ const LOOK_MS = 100
 
 export async function steady(rig: Rig, { seconds, profileDir, say }: BenchOptions): Promise<Findings> {
   const databaseUrl = await rig.createDatabase('steady')
+  const commitMs = await withClient(databaseUrl, (client) => commitWaits(client, seconds))
   const sink = await startOwnSink(rig.guard)
   const start = (roles: 'api' | 'worker') =>
     startService(rig, { databaseUrl, smtpUrl: sink.url, roles, profileDir })
@@ -51,14 +53,19 @@ export async function steady(rig: Rig, { seconds, profileDir, say }: BenchOption
   load.close()
   for (const service of [api, worker]) await service.stop()
   sink.close()
-  return findingsOf(report, { seconds, lost, sentMeanwhile })
+  return findingsOf(report, { seconds, lost, sentMeanwhile, commitMs })
 }
 
-type Rest = { readonly seconds: number; readonly lost: number; readonly sentMeanwhile: number }
+type Rest = {
+  readonly seconds: number
+  readonly lost: number
+  readonly sentMeanwhile: number
+  readonly commitMs: readonly number[]
+}
 
 function findingsOf(
   { order, busy, lateMs }: BurstLoadReport,
-  { seconds, lost, sentMeanwhile }: Rest,
+  { seconds, lost, sentMeanwhile, commitMs }: Rest,
 ): Findings {
   const [due, heard] = [Moments.fromText(order.intended), Moments.fromText(order.answered)]
   const answeredMs: number[] = []
@@ -66,7 +73,9 @@ function findingsOf(
     const tookMs = heard.get(n) - due.get(n)
     if (!Number.isNaN(tookMs)) answeredMs.push(tookMs)
   }
-  const [p50, p95, p99, max] = [50, 95, 99, 100].map((percent) => percentile(answeredMs, percent))
+  const quantiles = (values: readonly number[]) => [50, 95, 99, 100].map((each) => percentile(values, each))
+  const [p50, p95, p99 = Number.NaN, max] = quantiles(answeredMs)
+  const commits = quantiles(commitMs)
   const refused = order.refusals.reduce((sum, { count }) => sum + count, 0)
   const { notDurable, withoutRetryAfter } = order
   return {
@@ -78,13 +87,17 @@ function findingsOf(
       p99,
       max,
       refused,
+      commits,
       sentMeanwhile,
       busy,
       lateMs,
       lost,
     },
     measured: {
-      steadyAnswer: { value: p99 ?? Number.NaN, of: `${seconds} s, one API and one worker process` },
+      steadyAnswer: {
+        value: p99,
+        of: `${seconds} s, one API and one worker process; one commit alone ${readable(commits[2] ?? Number.NaN)} ms`,
+      },
     },
     lost,
     broken: [
@@ -95,8 +108,11 @@ function findingsOf(
       `${readable(PER_S)} requests a second for ${seconds} s, over at most ${CONNECTIONS} connections. Milliseconds from the moment meant for the request until its durable answer.`,
       '',
       table(
-        ['accepted', 'refused', 'p50', 'p95', 'p99', 'max', 'lost'],
-        [[String(order.accepted), String(refused), p50 ?? 0, p95 ?? 0, p99 ?? 0, max ?? 0, String(lost)]],
+        ['until', 'accepted', 'refused', 'p50', 'p95', 'p99', 'max', 'lost'],
+        [
+          ['durable answer', String(order.accepted), String(refused), ...quantiles(answeredMs), String(lost)],
+          ['one commit, at any moment', '', '', ...commits, ''],
+        ],
       ),
       '',
       `The workers sent ${readable(sentMeanwhile)} of them meanwhile. The generator used ${Math.round(busy * 100)} % of a core and was at most ${readable(lateMs)} ms late.`,
