@@ -1,4 +1,4 @@
-/** A scrape while Postgres is away, or does not answer: within a second, and with nothing that is not known now. */
+/** A scrape while Postgres is away, or does not answer: without waiting for it, and with nothing that is not known now. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { eventually } from '../support/eventually.ts'
@@ -9,8 +9,8 @@ import { startAddress } from '../support/standby.ts'
 
 const LIMIT = { timeout: 90_000 }
 
-/** Prometheus gives up after so long by our own configuration; we promise a second, and the machine is shared. */
-const PATIENCE_MS = 3_000
+/** We promise a second, and the machine is shared; whoever waited for Postgres would wait for the limit of a statement, 25 s. */
+const PATIENCE_MS = 15_000
 
 async function timed(url: string): Promise<Samples> {
   const startedAt = performance.now()

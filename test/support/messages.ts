@@ -59,7 +59,7 @@ export async function untilAll(
   { query }: Queryable,
   count: number,
   status: string,
-  deadlineMs = 30_000,
+  deadlineMs?: number,
 ): Promise<void> {
   let seen = ''
   try {
