@@ -139,7 +139,7 @@ export const httpFaults = failureRun({
 
     for (const [each, ids] of victims) broken.push(...(await judgeLane(database, each, ids)))
     for (const [index, ids] of lost.entries()) {
-      broken.push(...(await judgeAstray(database, ASTRAY[index]?.code ?? '', ids)))
+      broken.push(...(await judgeAstray(database, polite, ASTRAY[index]?.code ?? '', ids)))
     }
     broken.push(...(await toldSecrets(database, services.map((service) => service.output()).join())))
     if (elsewhere.requests() > 0) broken.push(`${elsewhere.requests()} redirects were followed`)
@@ -149,9 +149,9 @@ export const httpFaults = failureRun({
       verdict: ledger.verdict(),
       longestGapS: ledger.longestGapS,
       recoveriesS: [],
-      // Which misdeed ends how is judged lane by lane.
+      // Which misdeed ends how, and how often its mail may have come, is judged mail by mail.
       allowedSetAside: Number.POSITIVE_INFINITY,
-      allowedDuplicates: played.reduce((sum, each) => sum + keptIn(each), 0),
+      allowedDuplicates: Number.POSITIVE_INFINITY,
       broken,
       figures: {
         misdeeds: played.reduce((sum, { misdeeds }) => sum + misdeeds.length, 0),
@@ -211,12 +211,6 @@ async function askForYears(
   await database.query('select mail.reschedule(id, now()) from unnest($1::uuid[]) id', [[...keys.values()]])
   const isRight = seconds <= HOUR_S && api.encounters.get([...keys.keys()][0] ?? '')?.length === 1
   return { keys, fault: isRight ? [] : [`${lane.name} was left alone for ${seconds} s, an hour is the most`] }
-}
-
-/** Copies that the provider may have had before the last. */
-function keptIn({ api, misdeeds }: Played): number {
-  const met = [...api.encounters.values()].flat()
-  return met.filter(({ place }) => misdeeds[place]?.keeps && misdeeds[place].word !== undefined).length
 }
 
 async function judgeLane(database: Database, played: Played, victims: Victims): Promise<string[]> {
@@ -296,7 +290,12 @@ function waitFault({ lane, api, misdeeds }: Played, key: string): string | undef
   return undefined
 }
 
-async function judgeAstray(database: Database, code: string, victims: Victims): Promise<string[]> {
+async function judgeAstray(
+  database: Database,
+  polite: HostileApi,
+  code: string,
+  victims: Victims,
+): Promise<string[]> {
   const faults = new Faults()
   const timelines = await readTimelines(database, [...victims.values()])
   for (const [key, id] of victims) {
@@ -304,13 +303,16 @@ async function judgeAstray(database: Database, code: string, victims: Victims): 
     const isRight =
       words.at(-1) === 'sent' &&
       attempts === 1 &&
+      polite.copies.get(key) === 1 &&
       // Closed under a message when the provider's address is changed.
       words
         .slice(0, -1)
         .every((word) => [`unreachable ${code}`, 'unreachable transport_closed'].includes(word))
     faults.add(
       key,
-      isRight ? undefined : `out of reach with ${code}: ${words.join(', ')} after ${attempts} attempts`,
+      isRight
+        ? undefined
+        : `out of reach with ${code}: ${words.join(', ')} after ${attempts} attempts, ${polite.copies.get(key)} copies`,
     )
   }
   return faults.sentences()
