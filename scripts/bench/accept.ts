@@ -1,7 +1,7 @@
 /**
  * Acceptance: how many mails a second get their answer over REST, durable and buffered, and are committed in SQL, by
  * one client and by many. Every acknowledged mail is looked for afterwards, and with workers on each must have been sent.
- * Beside it what an application does without Sluice, which is what the machine allows.
+ * Beside it what a small application does without Sluice.
  */
 import type { Client } from 'pg'
 import { type BareAppTask, startBareApp } from './bare-app.ts'
@@ -46,7 +46,7 @@ type BareCase = {
   readonly workers: '-'
   readonly connections: number
 }
-type Result = (Case | BareCase) & LoadReport & { readonly lost: number; readonly cpu: CpuSeconds }
+type Result = (Case | BareCase) & LoadReport & { readonly lost: number | undefined; readonly cpu: CpuSeconds }
 type Scene = {
   readonly rig: Rig
   readonly client: Client
@@ -57,13 +57,14 @@ type Scene = {
 
 export async function accept(rig: Rig, options: BenchOptions): Promise<Findings> {
   const load = startLoadGenerator(rig.guard)
+  // First of all, so that they have the server to themselves.
+  const bare = await runBareCases(rig, options, load)
   const results: Result[] = []
   for (const workers of ['off', 'on'] as const) {
     results.push(...(await runCases(rig, options, load, workers)))
   }
-  results.push(...(await runBareCases(rig, options, load)))
   load.close()
-  return findingsOf(results, options)
+  return findingsOf([...results, ...bare], options)
 }
 
 function casesOf(workers: Case['workers']): Case[] {
@@ -134,7 +135,7 @@ async function runBareCases(rig: Rig, options: BenchOptions, load: LoadGenerator
       const { report, cpu } = await measure([app.watched, rig.postgres], () =>
         load.run({ target, connections, seconds }),
       )
-      results.push({ door, workers: '-', connections, ...report, cpu, lost: 0 })
+      results.push({ door, workers: '-', connections, ...report, cpu, lost: undefined })
       say(`accept, ${door}, ${connections} connections: ${readable(report.perS)}/s`)
     }
     app.close()
@@ -192,7 +193,7 @@ function rowOf(result: Result): (string | number)[] {
     ms('postgres'),
     `${Math.round(busy * 100)} %`,
     String(Object.values(refused).reduce((sum, count) => sum + count, broken)),
-    String(lost),
+    lost === undefined ? '-' : String(lost),
   ]
 }
 
@@ -216,7 +217,7 @@ function findingsOf(results: readonly Result[], options: BenchOptions): Findings
         .filter(({ workers }) => workers === 'off')
         .map(({ door, connections, p99Ms }) => ({ door, connections, p99Ms })),
     },
-    lost: results.reduce((sum, { lost }) => sum + lost, 0),
+    lost: results.reduce((sum, { lost = 0 }) => sum + lost, 0),
     broken: untrue.map(({ connections }) => `with ${connections} connections an answer did not say durable`),
     text: [
       `${options.seconds} s each. Latency in milliseconds; CPU in milliseconds an accepted mail.`,

@@ -16,6 +16,7 @@ const CONNECTIONS = 12
 type Email = { readonly to: readonly string[]; readonly template: { readonly variables: Order['variables'] } }
 
 const [task = '', target = ''] = process.argv.slice(2)
+process.on('disconnect', () => process.exit(0))
 const take = await open()
 const app = new Hono()
 app.post('/emails', async (c) => {
@@ -25,7 +26,6 @@ app.post('/emails', async (c) => {
 serve({ fetch: app.fetch, hostname: '127.0.0.1', port: 0 }, ({ port }) => {
   process.send?.({ port } satisfies BareAppReport)
 })
-process.on('disconnect', () => process.exit(0))
 
 async function open(): Promise<(email: Email) => Promise<unknown>> {
   if (task === 'send') {

@@ -13,7 +13,7 @@ export type BareApp = {
 }
 
 /** An application that takes `POST /emails` and has no queue. `target` is the SMTP URL to send to, or the database to insert into. */
-export async function startBareApp(guard: Guard, task: BareAppTask, target = ''): Promise<BareApp> {
+export async function startBareApp(guard: Guard, task: BareAppTask, target: string): Promise<BareApp> {
   const child = startChild(guard, './bare-app-process.ts', [task, target])
   const { port } = await nextMessage<BareAppReport>(child)
   return {

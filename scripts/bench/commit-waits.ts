@@ -3,7 +3,7 @@ import type { Client } from 'pg'
 
 /** About as often as an API under load commits. */
 const EACH_MS = 4
-const MOMENTS_PER_MS = 1
+const MOMENT_MS = 1
 
 type Commit = { readonly beganAt: number; readonly endedAt: number }
 
@@ -29,12 +29,14 @@ export async function commitWaits(client: Client, seconds: number): Promise<numb
 
 /** Whoever comes while a commit is under way waits for its end, and then for one of its own. */
 export function waitsAmong(commits: readonly Commit[]): number[] {
-  return commits.slice(1).flatMap((own, index) => {
+  const waits: number[] = []
+  const [first] = commits
+  let moment = first?.beganAt ?? 0
+  for (const [index, own] of commits.slice(1).entries()) {
     const before = commits[index] ?? own
-    const moments = Math.floor((own.beganAt - before.beganAt) * MOMENTS_PER_MS)
-    return Array.from({ length: moments }, (_, n) => {
-      const until = Math.max(0, before.endedAt - before.beganAt - n / MOMENTS_PER_MS)
-      return until + own.endedAt - own.beganAt
-    })
-  })
+    for (; moment < own.beganAt; moment += MOMENT_MS) {
+      waits.push(Math.max(0, before.endedAt - moment) + own.endedAt - own.beganAt)
+    }
+  }
+  return waits
 }

@@ -1,6 +1,6 @@
 import type { Transaction } from '../db/transaction.ts'
 import { type ExaminedRow, refuse } from './examine.ts'
-import type { FoundRow } from './find-moved.ts'
+import type { FoundRow } from './moved-queries.ts'
 import * as queries from './queries.ts'
 
 /** How long a key is remembered; Resend's 24 hours. */

@@ -4,10 +4,10 @@ import type { Log } from '../log.ts'
 import { Loop } from '../loop.ts'
 import { QueueFront } from '../queue/queue-front.ts'
 import { notAccepted, unavailable } from './acceptance-errors.ts'
-import { findMoved } from './find-moved.ts'
 import type { Handed } from './handed.ts'
 import { type MoveOutcome, outcomeOf } from './idempotency.ts'
 import { BATCH_BYTES, BATCH_ROWS, type MoverDeps, moveBatch, moveNew } from './move-batch.ts'
+import { findMoved } from './moved-queries.ts'
 import type * as queries from './queries.ts'
 
 /**

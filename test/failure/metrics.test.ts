@@ -9,8 +9,8 @@ import { startAddress } from '../support/standby.ts'
 
 const LIMIT = { timeout: 90_000 }
 
-/** We promise a second, and the machine is shared; whoever waited for Postgres would wait for the limit of a statement, 25 s. */
-const PATIENCE_MS = 15_000
+/** We promise a second, and the machine is shared; after this Prometheus gives up, by the configuration in docs/monitoring. */
+const PATIENCE_MS = 5_000
 
 async function timed(url: string): Promise<Samples> {
   const startedAt = performance.now()
@@ -55,7 +55,7 @@ test(
     address.leadTo(undefined)
     assertAway(await eventually('its absence is noticed', async () => isAway(await timed(service.url))))
     address.leadTo(port)
-    const after = await eventually('it is there again', isUp, 60_000)
+    const after = await eventually('it is there again', isUp)
     assert.ok(ofDatabase(after).length > 20)
   },
 )
@@ -75,12 +75,11 @@ test('while Postgres hangs a scrape does not wait for it', LIMIT, async (t) => {
     for (const pid of stopped) if (isThere(pid)) process.kill(pid, 'SIGCONT')
   })
   for (const pid of stopped) if (isThere(pid)) process.kill(pid, 'SIGSTOP')
-  assertAway(await eventually('its silence is noticed', async () => isAway(await timed(service.url)), 60_000))
+  assertAway(await eventually('its silence is noticed', async () => isAway(await timed(service.url))))
   for (const pid of stopped) if (isThere(pid)) process.kill(pid, 'SIGCONT')
   await eventually(
     'it is there again',
     async () => (await timed(service.url)).get('sluice_database_up') === 1,
-    60_000,
   )
 })
 

@@ -11,6 +11,8 @@ import { sluiceIdOf } from '../support/sunk-mail.ts'
 
 /** A process that never comes to the point must not hang the suite. */
 const LIMIT = { timeout: 90_000 }
+/** Below the 25 s of the default, and twenty times the limits that are set here. */
+const BEFORE_DEFAULT_MS = 20_000
 
 async function assertNothingHeld({ query }: TestDatabase): Promise<void> {
   assert.deepEqual(await query("select id from mail.message where status = 'sending'"), [])
@@ -67,8 +69,10 @@ test(
     const retried = await post(service, { stream: 'transactional' })
     const kept = await post(service, { stream: 'marketing' })
     await eventually('both are being sent', async () => held.length === 2)
+    const askedAt = Date.now()
     process.kill(service.pid, 'SIGTERM')
     assert.equal(await service.ended, 0)
+    assert.ok(Date.now() - askedAt < BEFORE_DEFAULT_MS, 'it went by its own limit')
     await assertNothingHeld(database)
     const rows = await Promise.all([retried, kept].map((id) => readMessage(database, id)))
     assert.deepEqual(
@@ -127,9 +131,11 @@ test(
       )
       return (rowCount ?? 0) > 0
     })
+    const askedAt = Date.now()
     process.kill(service.pid, 'SIGTERM')
     const line = await service.logged('a part did not end in time')
     assert.equal(await service.ended, 1)
+    assert.ok(Date.now() - askedAt < BEFORE_DEFAULT_MS, 'it went by its own limit')
     assert.ok(['intake', 'worker', 'upkeep'].includes(String(line.part)), String(line.part))
   },
 )

@@ -142,6 +142,7 @@ export const httpFaults = failureRun({
       broken.push(...(await judgeAstray(database, polite, ASTRAY[index]?.code ?? '', ids)))
     }
     broken.push(...(await toldSecrets(database, services.map((service) => service.output()).join())))
+    if (tls.requests() > 0) broken.push(`${tls.requests()} requests went to a server that nobody vouches for`)
     if (elsewhere.requests() > 0) broken.push(`${elsewhere.requests()} redirects were followed`)
     if (longestSendS > WEDGED_S) broken.push(`a message was being sent for ${longestSendS} s`)
     if (memory.mostMb > MEMORY_MB) broken.push(`a process took ${memory.mostMb} MB of memory`)
