@@ -6,6 +6,8 @@ export type Recovery = {
   readonly recoveriesS: readonly number[]
   /** Those messages: the only ones that may have gone out twice, and only as often as their workers died. */
   readonly ids: ReadonlySet<string>
+  /** Dead letters by docs/guarantees.md: as often as the stream tries its worker died. */
+  readonly usedUp: number
 }
 
 /** What `mail.event` says about the messages that dead workers had been sending. */
@@ -19,7 +21,13 @@ export async function recoveryAfter({ query }: Queryable, kills: readonly Kill[]
     const death = diedAt.get(worker)
     return death === undefined ? [] : [Math.max(0, (at.getTime() - death) / 1_000)]
   })
-  return { recoveriesS, ids: new Set(rows.map(({ id }) => id)) }
+  const dead = await query(
+    `select from mail.dead_letter d
+     where d.stage = 'dispatch' and d.code = 'worker_died' and d.attempts = 1 + (
+       select count(*) from mail.event e where e.message_id = d.message_id and e.type = 'recovered'
+     )`,
+  )
+  return { recoveriesS, ids: new Set(rows.map(({ id }) => id)), usedUp: dead.length }
 }
 
 /** Within which messages of a dead worker move again (p95), as docs/guarantees.md promises. */

@@ -61,6 +61,7 @@ export const bothKilled = failureRun<Scale>({
       longestGapS: ledger.longestGapS,
       recoveriesS: recovery.recoveriesS,
       allowedDuplicates: recovery.recoveriesS.length,
+      allowedSetAside: recovery.usedUp,
       broken: [
         ...faultsOf(clients),
         ...(unexplained.length > 0
@@ -70,6 +71,7 @@ export const bothKilled = failureRun<Scale>({
       figures: {
         kills,
         'in flight at a death': recovery.recoveriesS.length,
+        'dead after three deaths': recovery.usedUp,
         'requests without an answer': clients.broken,
         'answers 503': clients.refused.get(503) ?? 0,
       },

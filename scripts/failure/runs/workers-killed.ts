@@ -56,6 +56,7 @@ export const workersKilled = failureRun<Scale>({
       longestGapS: ledger.longestGapS,
       recoveriesS: recovery.recoveriesS,
       allowedDuplicates: recovery.recoveriesS.length,
+      allowedSetAside: recovery.usedUp,
       broken: [
         ...(kills.length < count ? [`only ${kills.length} of ${count} kills came before the end`] : []),
         ...(unexplained.length > 0
@@ -68,7 +69,11 @@ export const workersKilled = failureRun<Scale>({
           ? [`messages moved again after ${p95} s (p95), ${recoveryLimitS} are promised`]
           : []),
       ],
-      figures: { kills: kills.length, 'in flight at a death': recovery.recoveriesS.length },
+      figures: {
+        kills: kills.length,
+        'in flight at a death': recovery.recoveriesS.length,
+        'dead after three deaths': recovery.usedUp,
+      },
     }
   },
 })
