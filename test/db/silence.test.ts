@@ -33,7 +33,10 @@ test(
     const proxy = await startSilentProxy({ after: database.beforeDrop }, database.url)
     const db = open(database, proxy.url, 'mail_service')
     const holding = async () => {
-      const found = await database.query("select from pg_locks where relation = 'mail.stream'::regclass")
+      const found = await database.query(
+        `select from pg_locks
+         where relation = 'mail.stream'::regclass and database = (select oid from pg_database where datname = current_database())`,
+      )
       return found.length
     }
     const lost = db.transaction().execute(async (trx) => {

@@ -108,7 +108,9 @@ test('the last statement commits its transaction, whether it is the first as wel
   )
   assert.deepEqual(await seen(), [1, 2, 3, 11, 12, 21, 22])
   assert.deepEqual(
-    await database.query("select from pg_stat_activity where state like 'idle in transaction%'"),
+    await database.query(
+      "select from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'",
+    ),
     [],
   )
 })

@@ -127,7 +127,8 @@ test(
     await blocker.query('begin; lock table mail.intake, mail.worker')
     await eventually('the service waits for the lock', async () => {
       const { rowCount } = await blocker.query(
-        "select from pg_locks where not granted and relation = 'mail.intake'::regclass",
+        `select from pg_locks
+         where not granted and relation = 'mail.intake'::regclass and database = (select oid from pg_database where datname = current_database())`,
       )
       return (rowCount ?? 0) > 0
     })

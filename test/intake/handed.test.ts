@@ -98,7 +98,8 @@ test('what is urgent is answered while others are being moved', async () => {
       const order = desk.acceptor.accept(intakeRow({ priority: 4, idempotencyKey: 'held' }), DURABLE)
       await eventually('the order waits for the key', async () => {
         const waiting = await database.query(
-          "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%intake.store_new%'",
+          `select from pg_stat_activity
+           where datname = current_database() and wait_event_type = 'Lock' and query like '%intake.store_new%'`,
         )
         return waiting.length === 1
       })
@@ -355,7 +356,8 @@ function failing<T extends Bells | Database>(
 async function untilBlocked(table: string): Promise<void> {
   await eventually(`somebody waits for ${table}`, async () => {
     const waiting = await database.query(
-      'select from pg_locks where not granted and relation = $1::regclass',
+      `select from pg_locks
+       where not granted and relation = $1::regclass and database = (select oid from pg_database where datname = current_database())`,
       [table],
     )
     return waiting.length > 0
