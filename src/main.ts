@@ -25,7 +25,7 @@ ${describeSettings()}
 const COMPILED = fileURLToPath(new URL('../node_modules/.cache/compiled', import.meta.url))
 
 /** Collects when the heap has grown by so much, where V8 would wait for up to three times what lives (docs/performance.md). */
-const HEAP_GROWTH = '--heap-growing-percent=20'
+const HEAP_GROWTH = '--heap-growing-percent=35'
 
 /** What is still open by then, such as a socket to a server that hangs, does not keep the process. */
 const LINGER_MS = 1_000
