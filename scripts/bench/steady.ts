@@ -95,7 +95,7 @@ function findingsOf(
     measured: {
       steadyAnswer: {
         value: p99,
-        of: `${seconds} s, one API and one worker process; one commit alone, at any moment, ${readable(percentile(commitMs, 99))} ms`,
+        of: `${seconds} s, one API and one worker process; of one commit alone, at any moment, ${readable(percentile(commitMs, 99))} ms`,
       },
     },
     lost,

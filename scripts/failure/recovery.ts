@@ -23,6 +23,7 @@ export async function recoveryAfter({ query }: Queryable, kills: readonly Kill[]
   })
   const dead = await query(
     `select from mail.dead_letter d
+     join mail.stream s on s.name = d.stream and s.attempts = d.attempts
      where d.stage = 'dispatch' and d.code = 'worker_died' and d.attempts = 1 + (
        select count(*) from mail.event e where e.message_id = d.message_id and e.type = 'recovered'
      )`,

@@ -7,6 +7,7 @@ import { type Database, openPool } from '../../src/db/pool.ts'
 import { createLog } from '../../src/log.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { OF_THIS_DATABASE } from '../support/lock-waits.ts'
 
 /** Less than the 30 s after which any statement is given up. */
 const LIMIT = { timeout: 28_000 }
@@ -35,7 +36,7 @@ test(
     const holding = async () => {
       const found = await database.query(
         `select from pg_locks
-         where relation = 'mail.stream'::regclass and database = (select oid from pg_database where datname = current_database())`,
+         where relation = 'mail.stream'::regclass and ${OF_THIS_DATABASE}`,
       )
       return found.length
     }

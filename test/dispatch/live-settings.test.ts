@@ -1,4 +1,4 @@
-/** Rows that change while workers run: they are noticed within about a second, without a restart. */
+/** Rows that change while workers run: they are noticed without a restart. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'

@@ -4,6 +4,7 @@ import { test } from 'node:test'
 import { Client } from 'pg'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { OF_THIS_DATABASE } from '../support/lock-waits.ts'
 import { insertMany, post, readMessage, untilAll } from '../support/messages.ts'
 import { spawnService } from '../support/service.ts'
 import { type SunkMail, startSmtpSink } from '../support/smtp-sink.ts'
@@ -128,7 +129,7 @@ test(
     await eventually('the service waits for the lock', async () => {
       const { rowCount } = await blocker.query(
         `select from pg_locks
-         where not granted and relation = 'mail.intake'::regclass and database = (select oid from pg_database where datname = current_database())`,
+         where not granted and relation = 'mail.intake'::regclass and ${OF_THIS_DATABASE}`,
       )
       return (rowCount ?? 0) > 0
     })

@@ -10,6 +10,7 @@ import type { Bells } from '../../src/queue/bells.ts'
 import { ensureQueues } from '../../src/queue/boss.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 import { eventually } from '../support/eventually.ts'
+import { OF_THIS_DATABASE } from '../support/lock-waits.ts'
 import { orderMail } from '../support/service.ts'
 import { intakeRow, openIntake, statusOf, whileLocked } from './intake-stage.ts'
 
@@ -357,7 +358,7 @@ async function untilBlocked(table: string): Promise<void> {
   await eventually(`somebody waits for ${table}`, async () => {
     const waiting = await database.query(
       `select from pg_locks
-       where not granted and relation = $1::regclass and database = (select oid from pg_database where datname = current_database())`,
+       where not granted and relation = $1::regclass and ${OF_THIS_DATABASE}`,
       [table],
     )
     return waiting.length > 0

@@ -1,5 +1,8 @@
 import type { Client } from 'pg'
 
+/** Of pg_locks: all test databases have their tables under the same numbers. */
+export const OF_THIS_DATABASE = 'database = (select oid from pg_database where datname = current_database())'
+
 /**
  * How many sessions of the client's database wait for a lock. Other test files have theirs on the same server; a
  * wait for a row names no database itself, but its session holds locks that do. Also tells inside a transaction,
