@@ -26,8 +26,8 @@ import { measureRequests } from './measure-requests.ts'
 import { metricsRoutes } from './metrics.ts'
 import { openApiRoutes } from './openapi-file.ts'
 import { limitRequests, RequestRates } from './request-rate.ts'
+import { KeepingRouter } from './router.ts'
 import { scaleRoutes } from './scale.ts'
-import { addSecurityHeaders } from './security-headers.ts'
 import { statsRoutes } from './stats.ts'
 import { suppressionImportRoutes } from './suppression-csv.ts'
 import { suppressionRoutes } from './suppressions.ts'
@@ -116,9 +116,8 @@ export function createApp(deps: AppDeps): Hono {
 
 /** What a process shows of itself to those who watch it, without a key; all there is on SLUICE_METRICS_PORT. */
 export function createServiceApp(deps: ServiceDeps): Hono {
-  const app = new Hono()
+  const app = new Hono({ router: new KeepingRouter() })
   if (deps.onRequest !== undefined) app.use(measureRequests(deps.onRequest))
-  app.use(addSecurityHeaders)
   const failures = new Seldom(deps.log)
   app.onError((error, c) => answerError(deps, failures, error, c))
   app.notFound((c) => answerNotFound(app, c))

@@ -56,7 +56,7 @@ const scopesOfHandler = new WeakMap<object, readonly KeyScope[]>()
 
 /** The route is for keys with one of these scopes; `full` may do everything. */
 export function requireScope(...scopes: KeyScope[]): MiddlewareHandler<AuthEnv> {
-  const handler = createMiddleware<AuthEnv>(async function checkScope(c, next) {
+  const handler = createMiddleware<AuthEnv>(function checkScope(c, next) {
     const { scope } = c.get('caller')
     if (scope !== 'full' && !scopes.includes(scope)) {
       throw new ApiError(
@@ -64,7 +64,7 @@ export function requireScope(...scopes: KeyScope[]): MiddlewareHandler<AuthEnv> 
         `This API key has the scope \`${scope}\`, which does not allow this; use one of scope ${[...scopes, 'full'].map((each) => `\`${each}\``).join(' or ')}.`,
       )
     }
-    await next()
+    return next()
   })
   scopesOfHandler.set(handler, scopes)
   return handler

@@ -47,7 +47,7 @@ export const NOT_UTF8 = 'The request body is not valid UTF-8, which JSON is sent
 
 async function readBytes(c: Context): Promise<Buffer> {
   try {
-    return Buffer.from(await c.req.arrayBuffer())
+    return Buffer.from(await c.req.raw.arrayBuffer())
   } catch (error) {
     throw malformed('The request ended before its body was complete.', error)
   }

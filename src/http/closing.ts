@@ -34,7 +34,7 @@ export function createCloser(server: Server): (limit: AbortSignal) => Promise<vo
   server.prependListener('request', ({ socket }, answer) => {
     answers.set(answer, socket)
     if (!server.listening) endWithLast(socket)
-    answer.once('close', () => {
+    answer.on('close', () => {
       answers.delete(answer)
       last.delete(answer)
       if (readAtRest.has(socket)) readAtRest.set(socket, socket.bytesRead)

@@ -46,12 +46,19 @@ async function sendEmail(deps: AppDeps, c: Context<AuthEnv>): Promise<Response> 
   if (!read.ok) throw asApiError(read.problem)
   deps.admit(read.stream)
   // Before the row that names them: a message never waits for its attachments.
-  await keepAttachments(deps.db, read.contents)
-  if (read.contents.length > 0) reached('intake.attachments-kept')
+  if (read.contents.length > 0) {
+    await keepAttachments(deps.db, read.contents)
+    reached('intake.attachments-kept')
+  }
   const accepted = await deps.accept(read.submission, { mayBuffer, timeoutMs: deps.acceptTimeoutMs })
-  c.header('Sluice-Durability', accepted.durability)
-  if (accepted.isReplay) c.header('Idempotent-Replayed', 'true')
-  return c.json({ id: accepted.id })
+  // With plain headers, which go to node as they are: to Hono's own, as `c.json` has them, each is checked and sorted in.
+  return new Response(JSON.stringify({ id: accepted.id }), {
+    headers: {
+      'Content-Type': 'application/json',
+      'Sluice-Durability': accepted.durability,
+      ...(accepted.isReplay && { 'Idempotent-Replayed': 'true' }),
+    },
+  })
 }
 
 function readDurability(c: Context): 'durable' | 'buffered' {

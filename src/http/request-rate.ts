@@ -1,4 +1,4 @@
-import type { Context } from 'hono'
+import type { Context, Next } from 'hono'
 import { createMiddleware } from 'hono/factory'
 import type { Database } from '../db/pool.ts'
 import { ApiError } from '../errors.ts'
@@ -75,23 +75,33 @@ function handOut(tokens: RequestTokens, turns: readonly PromiseWithResolvers<Tur
 
 /** Lets a key with a rate limit make so many requests, and tells it how many are left (headers as Resend's). */
 export function limitRequests(rates: RequestRates) {
-  return createMiddleware<AuthEnv>(async function limitRequestsOfKey(c, next) {
-    const { keyId, rate_limit_per_s } = c.get('caller')
-    if (rate_limit_per_s === null || isUnthrottled(c)) return next()
-    const turn = await rates.take(keyId)
-    if (turn.quota === null) return next()
-    c.header('ratelimit-limit', String(turn.quota))
-    c.header('ratelimit-remaining', String(turn.remaining))
-    c.header('ratelimit-reset', String(turn.resetS))
-    if (!turn.isGranted) {
-      throw new ApiError(
-        'rate_limit_exceeded',
-        `Too many requests: this API key may make ${rate_limit_per_s} a second. Repeat the request after the seconds in \`retry-after\`.`,
-        { retryAfterS: turn.retryAfterS },
-      )
-    }
-    await next()
+  return createMiddleware<AuthEnv>(function limitRequestsOfKey(c, next) {
+    const { keyId, rate_limit_per_s: perS } = c.get('caller')
+    return perS === null || isUnthrottled(c) ? next() : passInTurn(c, next, rates.take(keyId), perS)
   })
+}
+
+async function passInTurn(c: Context, next: Next, coming: Promise<Turn>, perS: number): Promise<void> {
+  const turn = await coming
+  if (turn.quota === null) return next()
+  if (!turn.isGranted) {
+    for (const [name, value] of headersOf(turn)) c.header(name, value)
+    throw new ApiError(
+      'rate_limit_exceeded',
+      `Too many requests: this API key may make ${perS} a second. Repeat the request after the seconds in \`retry-after\`.`,
+      { retryAfterS: turn.retryAfterS },
+    )
+  }
+  await next()
+  for (const [name, value] of headersOf(turn)) c.res.headers.set(name, value)
+}
+
+function headersOf({ quota, remaining, resetS }: Turn): [name: string, value: string][] {
+  return [
+    ['ratelimit-limit', String(quota)],
+    ['ratelimit-remaining', String(remaining)],
+    ['ratelimit-reset', String(resetS)],
+  ]
 }
 
 function isUnthrottled(c: Context): boolean {

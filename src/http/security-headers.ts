@@ -1,4 +1,4 @@
-import { createMiddleware } from 'hono/factory'
+import type { ServerResponse } from 'node:http'
 
 /**
  * On every answer that does not say something else itself: nobody keeps it, guesses its type, frames it, is told where it
@@ -13,10 +13,9 @@ export const SECURITY_HEADERS = {
   'X-Content-Type-Options': 'nosniff',
 } as const
 
-/** Before whatever answers, which may say something else: once there is an answer, each header would cost another one. */
-export const addSecurityHeaders = createMiddleware(async function addSecurityHeaders(c, next) {
-  for (const [name, value] of HEADERS) c.header(name, value)
-  await next()
-})
-
 const HEADERS = Object.entries(SECURITY_HEADERS)
+
+/** To node itself, before whatever answers: what an answer says of a header goes before this. */
+export function setSecurityHeaders(outgoing: ServerResponse): void {
+  for (const [name, value] of HEADERS) outgoing.setHeader(name, value)
+}

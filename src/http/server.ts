@@ -5,7 +5,7 @@ import { getRequestListener, RequestError } from '@hono/node-server'
 import type { Hono } from 'hono'
 import { createCloser } from './closing.ts'
 import { faultOf, NO_PATH, type RequestFault } from './request-faults.ts'
-import { SECURITY_HEADERS } from './security-headers.ts'
+import { SECURITY_HEADERS, setSecurityHeaders } from './security-headers.ts'
 
 export type HttpServer = {
   readonly url: string
@@ -44,7 +44,7 @@ const NO_EXPECTATION: RequestFault = {
 }
 
 /** Of what is answered before the app. */
-const REFUSAL_HEADERS = { 'Content-Type': 'application/json', ...SECURITY_HEADERS } as const
+const REFUSAL_HEADERS = { 'Content-Type': 'application/json' } as const
 
 export async function listen(
   app: Hono,
@@ -78,11 +78,15 @@ function openServer(app: Hono, { headMs, requestMs, lookEveryMs }: ServerTimeout
   })
   server.on('request', (incoming, outgoing) => {
     underWay.begin(incoming, outgoing)
+    setSecurityHeaders(outgoing)
     const fault = faultOf(incoming)
     if (fault !== undefined) return refuse(outgoing, fault)
     return answer(incoming, outgoing)
   })
-  server.on('checkExpectation', (_incoming, outgoing) => refuse(outgoing, NO_EXPECTATION))
+  server.on('checkExpectation', (_incoming, outgoing) => {
+    setSecurityHeaders(outgoing)
+    refuse(outgoing, NO_EXPECTATION)
+  })
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     if (!socket.writable || error.code === 'ECONNRESET') {
       socket.destroy()
@@ -114,7 +118,7 @@ class UnderWay {
     const { socket } = incoming
     const requests = this.#requests.get(socket) ?? new Set()
     this.#requests.set(socket, requests.add(incoming))
-    outgoing.once('close', () => {
+    outgoing.on('close', () => {
       requests.delete(incoming)
       socket.emit(ANSWERED)
     })
@@ -147,10 +151,15 @@ function refuse(outgoing: ServerResponse, fault: RequestFault): void {
 
 function answerOf(fault: RequestFault): string {
   const body = bodyOf(fault)
-  const headers = Object.entries({ ...REFUSAL_HEADERS, 'Content-Length': body.length, Connection: 'close' })
+  const headers = {
+    ...REFUSAL_HEADERS,
+    ...SECURITY_HEADERS,
+    'Content-Length': body.length,
+    Connection: 'close',
+  }
   const head = [
     `HTTP/1.1 ${fault.status} ${STATUS_CODES[fault.status]}`,
-    ...headers.map((pair) => pair.join(': ')),
+    ...Object.entries(headers).map((pair) => pair.join(': ')),
   ]
   return `${head.join('\r\n')}\r\n\r\n${body}`
 }

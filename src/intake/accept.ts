@@ -41,7 +41,9 @@ export type AcceptOptions = {
 
 type Waiter = {
   readonly row: queries.IntakeRow
-  readonly moved: PromiseWithResolvers<MoveOutcome>
+  /** Undefined once the time is over. */
+  readonly outcome: PromiseWithResolvers<MoveOutcome | undefined>
+  readonly deadline: NodeJS.Timeout
   /** Since when it lies at a door, where others may take it. */
   appendedAt?: number
 }
@@ -69,45 +71,42 @@ export class Acceptor {
     const chars = row.message.length
     if (this.#heldChars > 0 && this.#heldChars + chars > HELD_CHARS) throw notAccepted()
     this.#heldChars += chars
-    const deadline = startDeadline(timeoutMs)
+    const waiter = startWaiting(row, timeoutMs)
     reached('intake.received')
     try {
-      if (mayBuffer) return await this.#acceptEither(row, deadline.passed)
-      return await this.#acceptDurably(row, deadline.passed)
+      return await (mayBuffer ? this.#acceptEither(waiter) : this.#acceptDurably(waiter))
     } finally {
-      deadline.clear()
+      clearTimeout(waiter.deadline)
       this.#heldChars -= chars
       this.#waiting.delete(row.id)
     }
   }
 
-  async #acceptDurably(row: queries.IntakeRow, deadline: Promise<undefined>): Promise<Accepted> {
-    const { moved } = this.#waitFor(row)
+  async #acceptDurably(waiter: Waiter): Promise<Accepted> {
+    const { row } = waiter
+    this.#waiting.set(row.id, waiter)
     // What is urgent is not moved in company of hundreds that are not.
     const lane = isUrgent(row) ? 'urgent' : 'others'
     this.#hands[lane].add(row)
     this.#wakeMover(lane)
-    const outcome = await Promise.race([moved.promise, deadline])
+    const outcome = await waiter.outcome.promise
     if (outcome === undefined) throw this.#hands[lane].withdraw(row) ? notAccepted() : unavailable(undefined)
     reached('intake.before-answer')
     return answerOf(row, outcome)
   }
 
-  async #acceptEither(row: queries.IntakeRow, deadline: Promise<undefined>): Promise<Accepted> {
+  async #acceptEither(waiter: Waiter): Promise<Accepted> {
+    const { row } = waiter
     // With a key the caller wants to know what the key means, which only the mover can settle.
-    const waiter = row.idempotencyKey === null ? undefined : this.#waitFor(row)
-    const isAppended = await Promise.race([this.#append(row).then(() => true), deadline])
-    if (isAppended === undefined) throw this.#appender.withdraw(row) ? notAccepted() : unavailable(undefined)
-    const outcome = waiter && (await Promise.race([waiter.moved.promise, deadline]))
+    const hasKey = row.idempotencyKey !== null
+    if (hasKey) this.#waiting.set(row.id, waiter)
+    const appended = this.#append(row).then(() => 'appended' as const)
+    const first = await Promise.race([appended, waiter.outcome.promise])
+    if (first === undefined) throw this.#appender.withdraw(row) ? notAccepted() : unavailable(undefined)
+    const outcome = hasKey ? await waiter.outcome.promise : undefined
     if (outcome === undefined) return { id: row.id, durability: 'buffered', isReplay: false }
     reached('intake.before-answer')
     return answerOf(row, outcome)
-  }
-
-  #waitFor(row: queries.IntakeRow): Waiter {
-    const waiter: Waiter = { row, moved: Promise.withResolvers() }
-    this.#waiting.set(row.id, waiter)
-    return waiter
   }
 
   async #append(row: queries.IntakeRow): Promise<void> {
@@ -120,13 +119,13 @@ export class Acceptor {
 
   /** For what was handed over and is given up. */
   refuse(id: string, error: Error): void {
-    this.#waiting.get(id)?.moved.reject(error)
+    this.#waiting.get(id)?.outcome.reject(error)
   }
 
   /** For what was handed over and has to go by the door after all. */
   queue(id: string): void {
     const waiter = this.#waiting.get(id)
-    if (waiter !== undefined) this.#append(waiter.row).catch(waiter.moved.reject)
+    if (waiter !== undefined) this.#append(waiter.row).catch(waiter.outcome.reject)
   }
 
   /** A row whose caller waits here, as it was read at the door. */
@@ -140,7 +139,7 @@ export class Acceptor {
 
   /** News from this process's mover. */
   settle(outcomes: ReadonlyMap<string, MoveOutcome>): void {
-    for (const [id, outcome] of outcomes) this.#waiting.get(id)?.moved.resolve(outcome)
+    for (const [id, outcome] of outcomes) this.#waiting.get(id)?.outcome.resolve(outcome)
   }
 
   /**
@@ -168,7 +167,7 @@ export class Acceptor {
 
   async #look(overdue: readonly Waiter[]): Promise<void> {
     const found = await findMoved(this.#db, questionsOf(overdue))
-    for (const row of found) this.#waiting.get(row.id)?.moved.resolve(outcomeOf(row))
+    for (const row of found) this.#waiting.get(row.id)?.outcome.resolve(outcomeOf(row))
   }
 }
 
@@ -195,8 +194,7 @@ function answerOf(row: queries.IntakeRow, outcome: MoveOutcome): Accepted {
   return { id: row.id, durability: 'durable', isReplay: false }
 }
 
-function startDeadline(timeoutMs: number): { passed: Promise<undefined>; clear: () => void } {
-  const { promise, resolve } = Promise.withResolvers<undefined>()
-  const timer = setTimeout(() => resolve(undefined), timeoutMs)
-  return { passed: promise, clear: () => clearTimeout(timer) }
+function startWaiting(row: queries.IntakeRow, timeoutMs: number): Waiter {
+  const outcome = Promise.withResolvers<MoveOutcome | undefined>()
+  return { row, outcome, deadline: setTimeout(() => outcome.resolve(undefined), timeoutMs) }
 }

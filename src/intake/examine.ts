@@ -73,23 +73,21 @@ function examineRead(row: TakenRow, catalog: Catalog, parsed: ParsedMessage): Ex
     isAwaited: row.is_awaited,
     is_sensitive: false,
     sealed: null,
+    stream: streamName,
+    priority: row.priority ?? (parsed.ok ? parsed.message.priority : undefined) ?? stream?.priority ?? 5,
   }
-  const { priority } = row
   if (!parsed.ok) {
-    const lane = { stream: streamName, priority: priority ?? stream?.priority ?? 5 }
     const code = parsed.problem.name === INVALID_ATTACHMENT ? INVALID_ATTACHMENT : 'invalid_message'
-    return { ...base, ...lane, ...dead(code, parsed.problem.message), message: row.message }
+    return { ...base, ...dead(code, parsed.problem.message), message: row.message }
   }
   const { message, contents } = parsed
-  const lane = { stream: streamName, priority: priority ?? message.priority ?? stream?.priority ?? 5 }
   if (stream === undefined) {
     const known = [...catalog.streams.keys()].join(', ')
     const reason = `Invalid \`stream\`: there is no stream \`${excerpt(streamName)}\`; the streams are ${known}.`
-    return { ...base, ...lane, ...dead('unknown_stream', reason), message: row.message }
+    return { ...base, ...dead('unknown_stream', reason), message: row.message }
   }
   return {
     ...base,
-    ...lane,
     status: message.scheduled_at === undefined ? 'accepted' : 'scheduled',
     code: null,
     reason: null,

@@ -222,24 +222,31 @@ export type MovedRow = {
   readonly sealed: string | null
 }
 
-const MOVED_COLUMNS: readonly (keyof MovedRow)[] = [
-  'id',
-  'seq',
-  'accepted_at',
-  'stream',
-  'priority',
-  'status',
-  'source',
-  'template',
-  'code',
-  'reason',
-  'recipient_domain',
-  'scheduled_at',
-  'terms',
-  'tags',
-  'is_sensitive',
-  'sealed',
-]
+/**
+ * All but the message. By name: a row may hold more than is stored, the message as it was given among it. What is null is left out,
+ * which is read as null.
+ */
+function columnsOf(row: MovedRow, is_keyed: boolean): object {
+  return {
+    id: row.id,
+    seq: row.seq ?? undefined,
+    accepted_at: row.accepted_at,
+    stream: row.stream,
+    priority: row.priority,
+    status: row.status,
+    source: row.source,
+    template: row.template ?? undefined,
+    code: row.code ?? undefined,
+    reason: row.reason ?? undefined,
+    recipient_domain: row.recipient_domain ?? undefined,
+    scheduled_at: row.scheduled_at ?? undefined,
+    terms: row.terms,
+    tags: row.tags,
+    is_sensitive: row.is_sensitive,
+    sealed: row.sealed ?? undefined,
+    is_keyed,
+  }
+}
 
 /**
  * With the jobs of those that are to be processed now. Throws when the queue of a stream is not there yet. `isLast`: the
@@ -303,9 +310,7 @@ function recordsetOf(
   isKeyed: (row: MovedRow) => boolean = () => false,
 ): RawBuilder<unknown> {
   const recordset = rows.map((row) => {
-    // By name: a row may hold more than is stored, the message as it was given among it.
-    const columns = Object.fromEntries(MOVED_COLUMNS.map((name) => [name, row[name]]))
-    const known = { ...columns, is_keyed: isKeyed(row) }
+    const known = columnsOf(row, isKeyed(row))
     // What was refused may hold escapes that Postgres cannot read into text (NUL, lone surrogates): it
     // travels as a string, one level of quoting further.
     if (row.status === 'dead') return JSON.stringify({ ...known, refused: row.message })
