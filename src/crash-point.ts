@@ -22,7 +22,8 @@ export const CRASH_POINTS = {
   'processing.prepared': 'a batch is rendered, checked and routed, and nothing of it is written',
   'processing.before-commit':
     'messages are marked and their jobs ended, and what was rendered is about to be written with the jobs to send it',
-  'processing.committed': 'what was rendered is committed, and no bell was rung',
+  'processing.committed':
+    'what was rendered is committed, with the claims to send it where it goes from hand to hand, and nobody was told',
   'fetching.claimed': 'a message is claimed whose attachments are to be fetched',
   'fetching.kept': 'the bytes of a fetched attachment are stored, and the message does not use them yet',
   'fetching.before-commit': 'what was fetched is noted with the next job, and not committed',

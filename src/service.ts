@@ -34,6 +34,7 @@ import { seedDefaultProvider } from './providers.ts'
 import { Bells } from './queue/bells.ts'
 import { type Boss, ensureQueues, startBoss } from './queue/boss.ts'
 import { Handover } from './queue/handover.ts'
+import { Outlets } from './queue/outlets.ts'
 import { Sealer } from './sealer.ts'
 import { readSecret } from './secret.ts'
 import { createUnsubscribeLinks, type UnsubscribeLinks } from './unsubscribe-links.ts'
@@ -84,6 +85,7 @@ export type Core = {
   readonly boss: Boss
   readonly bells: Bells
   readonly handover: Handover
+  readonly outlets: Outlets
   readonly meter: Meter
   readonly clock: DatabaseClock
   readonly catalog: LiveCatalog
@@ -155,6 +157,7 @@ async function openCore(options: ServiceOptions): Promise<{ core: Core; close: (
       boss,
       bells,
       handover: new Handover(),
+      outlets: new Outlets(),
       meter: new Meter(),
       clock,
       catalog,

@@ -23,15 +23,17 @@ export type Claim = {
   readonly closedMs: number
 }
 
+/** Where mail is claimed from, and through whom it is to go. */
 export type ClaimPlace = {
   readonly queue: string
-  readonly front: QueueFront
-  readonly look: Look
   readonly provider: string
   readonly stream: Stream
 }
 
-type ClaimDeps = {
+/** With where in the queue to look. */
+export type FetchPlace = ClaimPlace & { readonly front: QueueFront; readonly look: Look }
+
+export type ClaimDeps = {
   readonly db: Database
   readonly boss: Boss
   readonly meter: Meter
@@ -49,6 +51,11 @@ export type Claimed = {
   readonly comesBackMs: number
 }
 
+/** With what is counted once it is committed. */
+type ClaimedJobs = Claimed & { readonly idleJobs: number; readonly suppressed: number }
+
+const NOTHING: ClaimedJobs = { claims: [], fetched: 0, comesBackMs: 0, idleJobs: 0, suppressed: 0 }
+
 /**
  * Fetches up to `count` jobs and marks their messages as being sent, in one transaction; what has to wait for a limited
  * domain is put back in the same. When that fails, `onDoubt` is told which claims were made in it: if only the answer
@@ -56,63 +63,84 @@ export type Claimed = {
  */
 export async function claimMail(
   deps: ClaimDeps,
-  { queue, front, look, provider, stream }: ClaimPlace,
+  place: FetchPlace,
   count: number,
   onDoubt: (claims: readonly Claim[]) => void,
 ): Promise<Claimed> {
-  const { db, boss, catalog } = deps
-  const worker = deps.worker()
-  let claims: readonly Claim[] = []
-  let [fetched, idleJobs, suppressed, comesBackMs] = [0, 0, 0, 0]
+  const { queue, front, look } = place
+  let claimed = NOTHING
   try {
-    await inTransaction(db, async (trx) => {
+    await inTransaction(deps.db, async (trx) => {
       const startedAt = performance.now()
       const jobs = await queries.fetchJobs(trx, queue, count, look)
       const found = jobs.map((job) => ({ priority: job.priority, position: job.created_ms }))
       front.end(look, performance.now() - startedAt, found)
-      fetched = jobs.length
-      if (jobs.length === 0) return
-      const ids = jobs.map((job) => job.id)
-      const taken = await queries.claimMessages(trx, ids, worker, provider)
-      const messages = await withoutSuppressed(trx, stream.name, taken)
-      const claimed = new Map(messages.map((message) => [message.id, message]))
-      suppressed = taken.length - messages.length
-      const taking = jobs.flatMap((job) => {
-        const message = claimed.get(job.id)
-        return message === undefined ? [] : [{ queue, job, message, worker }]
-      })
-      const putBack = await putBackLimited(
-        trx,
-        { limits: catalog.current.domainLimits, provider, isUrgent: isUrgent(stream) },
-        taking.map(({ message, job }) => ({ message, turn: job.data ?? undefined })),
-      )
-      // A job whose message may not be sent (canceled, suppressed, sent already) has nothing left to do.
-      const idle = jobs.filter((job) => !claimed.has(job.id))
-      const waiting = jobs.filter((job) => putBack.has(job.id))
-      const gone = [...idle, ...waiting]
-      if (gone.length > 0) await boss.deleteJob(queue, gone, within(trx))
-      const again = messages.flatMap((message) => jobAgain(message, putBack.get(message.id)))
-      if (again.length > 0) await boss.insert(queue, again, within(trx))
-      idleJobs = idle.length
-      const closedMs = await closedTimes(trx, stream, messages, deps.clock.now())
-      claims = taking
-        .filter(({ message }) => !putBack.has(message.id))
-        .map((claim) => ({ ...claim, closedMs: closedMs.get(claim.message.id) ?? 0 }))
-      comesBackMs = Math.max(0, ...[...putBack.values()].map(({ waitMs }) => waitMs))
-      reached('dispatch.before-claim-commit')
+      if (jobs.length > 0) claimed = await claimFetched(deps, trx, place, jobs)
     })
   } catch (error) {
     // Rolled back: the jobs are as they were.
-    if (error instanceof SendingHeldError) return { claims: [], fetched: 0, comesBackMs: 0 }
-    onDoubt(claims)
+    if (error instanceof SendingHeldError) return NOTHING
+    onDoubt(claimed.claims)
     throw error
   }
-  deps.lifeline.noteClaims(claims.map(({ message }) => ({ id: message.id, claimedAt: message.claimed_at })))
+  noteCommitted(deps, place, claimed)
+  return claimed
+}
+
+/** Marks the messages of jobs that were fetched in this transaction as being sent. Throws a SendingHeldError while nothing may be sent. */
+export async function claimFetched(
+  deps: ClaimDeps,
+  trx: Transaction,
+  { queue, provider, stream }: ClaimPlace,
+  jobs: readonly Pick<queries.FetchedJob, 'id' | 'retryCount' | 'data'>[],
+): Promise<ClaimedJobs> {
+  const { boss, catalog } = deps
+  const worker = deps.worker()
+  const ids = jobs.map((job) => job.id)
+  const taken = await queries.claimMessages(trx, ids, worker, provider)
+  const messages = await withoutSuppressed(trx, stream.name, taken)
+  const claimed = new Map(messages.map((message) => [message.id, message]))
+  const taking = jobs.flatMap((job) => {
+    const message = claimed.get(job.id)
+    return message === undefined ? [] : [{ queue, job, message, worker }]
+  })
+  const putBack = await putBackLimited(
+    trx,
+    { limits: catalog.current.domainLimits, provider, isUrgent: isUrgent(stream) },
+    taking.map(({ message, job }) => ({ message, turn: job.data ?? undefined })),
+  )
+  // A job whose message may not be sent (canceled, suppressed, sent already) has nothing left to do.
+  const idle = jobs.filter((job) => !claimed.has(job.id))
+  const waiting = jobs.filter((job) => putBack.has(job.id))
+  const gone = [...idle, ...waiting]
+  if (gone.length > 0) await boss.deleteJob(queue, gone, within(trx))
+  const again = messages.flatMap((message) => jobAgain(message, putBack.get(message.id)))
+  if (again.length > 0) await boss.insert(queue, again, within(trx))
+  const closedMs = await closedTimes(trx, stream, messages, deps.clock.now())
+  const claims = taking
+    .filter(({ message }) => !putBack.has(message.id))
+    .map((claim) => ({ ...claim, closedMs: closedMs.get(claim.message.id) ?? 0 }))
+  reached('dispatch.before-claim-commit')
+  return {
+    claims,
+    fetched: jobs.length,
+    comesBackMs: Math.max(0, ...[...putBack.values()].map(({ waitMs }) => waitMs)),
+    idleJobs: idle.length,
+    suppressed: taken.length - messages.length,
+  }
+}
+
+/** Once they are committed: tells of the claims, and counts what had nothing to send. */
+export function noteCommitted(
+  { lifeline, meter }: ClaimDeps,
+  { queue, provider, stream }: ClaimPlace,
+  { claims, idleJobs, suppressed }: ClaimedJobs,
+): void {
+  lifeline.noteClaims(claims.map(({ message }) => ({ id: message.id, claimedAt: message.claimed_at })))
   if (claims.length > 0) reached('dispatch.claimed')
   const [, waitedFor = provider] = queue.split('.')
-  deps.meter.wentOut({ stage: 'dispatch', stream: stream.name, provider: waitedFor }, idleJobs)
-  deps.meter.happened('suppressed', { stream: stream.name, provider }, suppressed)
-  return { claims, fetched, comesBackMs }
+  meter.wentOut({ stage: 'dispatch', stream: stream.name, provider: waitedFor }, idleJobs)
+  meter.happened('suppressed', { stream: stream.name, provider }, suppressed)
 }
 
 /** pg-boss has no snooze: what is put back gets a new job of the same id. */

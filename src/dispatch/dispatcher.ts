@@ -5,10 +5,12 @@ import type { Lifeline } from '../lifeline.ts'
 import { Loop } from '../loop.ts'
 import type { Bells } from '../queue/bells.ts'
 import type { Boss } from '../queue/boss.ts'
+import type { Outlet, Outlets, Passage } from '../queue/outlets.ts'
 import { QueueFront } from '../queue/queue-front.ts'
 import { dispatchQueue } from '../queue/queues.ts'
-import { type Claim, type Claimed, type ClaimPlace, claimMail, findOurs } from './claims.ts'
+import { type Claim, type Claimed, type ClaimPlace, claimMail, type FetchPlace, findOurs } from './claims.ts'
 import * as pacing from './pacing.ts'
+import { openPassage } from './passage.ts'
 import { Sender, type SenderDeps } from './sender.ts'
 import { servedQueues } from './serving.ts'
 import type { Transport } from './transport.ts'
@@ -61,10 +63,11 @@ export type DispatchDeps = SenderDeps & {
   readonly db: Database
   readonly boss: Boss
   readonly bells: Bells
+  readonly outlets: Outlets
   readonly lifeline: Pick<Lifeline, 'noteClaims'>
 }
 
-export class Dispatcher {
+export class Dispatcher implements Outlet {
   readonly loop: Loop
   readonly #deps: DispatchDeps
   readonly #provider: string
@@ -82,6 +85,10 @@ export class Dispatcher {
   #isBusy = false
   /** Since when enough slots are free, by performance.now(). */
   #enoughSince: number | undefined
+  /** Slots kept for mail that is being made ready (see queue/outlets.ts). */
+  #reserved = 0
+  readonly #passages = new Set<Promise<void>>()
+  #isStopping = false
 
   constructor(
     deps: DispatchDeps,
@@ -96,6 +103,7 @@ export class Dispatcher {
     const queue = dispatchQueue(provider, stream)
     this.loop = new Loop({ name: queue, log: deps.log, idleMs: IDLE_MS, round: () => this.#round() })
     deps.bells.attach(queue, this.loop.bell)
+    deps.outlets.attach(queue, this)
     this.#sender = new Sender(deps, provider, stream, () => this.loop.bell.ring())
   }
 
@@ -109,8 +117,10 @@ export class Dispatcher {
    * when messages may be left claimed that were never sent.
    */
   async stop(signal: AbortSignal): Promise<boolean> {
+    this.#isStopping = true
     this.#sender.cutOffAt(signal)
     await this.loop.stop()
+    await Promise.all(this.#passages)
     await this.#sender.finish()
     return this.#doubtful.length === 0
   }
@@ -123,12 +133,11 @@ export class Dispatcher {
     // Outcomes come faster than the database takes them: what was sent now would be unknown if we died.
     if (this.#deps.settler.backlog > MAX_UNSETTLED) return UNSETTLED_PAUSE_MS
     const transport = this.#transportOf(this.#provider)
-    const isOpen = (provider: string) => this.#transportOf(provider) !== undefined
-    const queues = servedQueues(current, this.#provider, stream, isOpen)
+    const queues = this.#queuesOf(stream)
     if (transport === undefined || queues.length === 0) return false
 
     const ahead = this.#ahead(stream, transport)
-    const free = stream.slots + ahead - this.#sender.claimed
+    const free = stream.slots + ahead - this.#sender.claimed - this.#reserved
     const isPatient = performance.now() - this.#claimedAt < GATHER_SLOTS_MS
     const gathering = this.#gather(stream, ahead, free, isPatient)
     if (gathering !== undefined) return gathering
@@ -149,15 +158,62 @@ export class Dispatcher {
 
   /**
    * How many may be claimed before there is a slot for them: a relay that is fast would be through with all it was given before
-   * the next are claimed. None that somebody would have to settle if we died although it was never begun, and none
-   * whose moment was paid for: a token, or a turn of a limited domain.
+   * the next are claimed.
    */
   #ahead(stream: Stream, transport: Transport): number {
-    const isTimed = this.#isWatched() || this.#deps.catalog.current.domainLimits.length > 0
     const isFast = this.#sender.requestMs <= FAST_MS
-    return isFast && !isTimed && transport.batch === undefined && stream.onUnknown === 'retry'
-      ? AHEAD * stream.slots
-      : 0
+    return isFast && this.#mayClaimEarly(stream, transport) ? AHEAD * stream.slots : 0
+  }
+
+  /**
+   * Before it is its turn nothing is claimed that somebody would have to settle if we died although it was never begun, and nothing
+   * whose moment is paid for: by a token, or a turn of a limited domain.
+   */
+  #mayClaimEarly(stream: Stream, transport: Transport): boolean {
+    const isTimed = this.#isWatched() || this.#deps.catalog.current.domainLimits.length > 0
+    return !isTimed && transport.batch === undefined && stream.onUnknown === 'retry'
+  }
+
+  /** Only while nothing waits here that would have to go before. */
+  reserve(messages: number): Passage | undefined {
+    const { catalog, settler } = this.#deps
+    const stream = catalog.current.streams.get(this.#streamName)
+    const transport = this.#transportOf(this.#provider)
+    if (stream === undefined || transport === undefined || !this.#mayClaimEarly(stream, transport))
+      return undefined
+    if (this.#isStopping || this.#isBusy || this.#doubtful.length > 0 || settler.backlog > MAX_UNSETTLED)
+      return undefined
+    const queue = dispatchQueue(this.#provider, this.#streamName)
+    if (!this.#queuesOf(stream).includes(queue)) return undefined
+    if (stream.slots - this.#sender.claimed - this.#reserved < messages) return undefined
+    return this.#openPassage({ queue, provider: this.#provider, stream }, transport, messages)
+  }
+
+  #openPassage(place: ClaimPlace, transport: Transport, messages: number): Passage {
+    this.#reserved += messages
+    const ended = Promise.withResolvers<void>()
+    this.#passages.add(ended.promise)
+    const leave = () => {
+      this.#reserved -= messages
+      this.#passages.delete(ended.promise)
+      ended.resolve()
+    }
+    return openPassage(this.#deps, place, {
+      over: (claims) => {
+        leave()
+        this.#sender.launch(place.stream, transport, claims)
+      },
+      doubted: (claims) => {
+        leave()
+        this.#doubtful = [...this.#doubtful, ...claims]
+        this.loop.bell.ring()
+      },
+    })
+  }
+
+  #queuesOf(stream: Stream): string[] {
+    const isOpen = (provider: string) => this.#transportOf(provider) !== undefined
+    return servedQueues(this.#deps.catalog.current, this.#provider, stream, isOpen)
   }
 
   /**
@@ -183,7 +239,7 @@ export class Dispatcher {
   async #sendWaiting(
     stream: Stream,
     transport: Transport,
-    places: readonly ClaimPlace[],
+    places: readonly FetchPlace[],
     grant: { readonly granted: number; readonly waitMs?: number },
   ): Promise<boolean> {
     const batch: Claim[] = []
@@ -213,7 +269,7 @@ export class Dispatcher {
     stream: Stream,
     want: number,
     transport: Transport,
-    places: readonly ClaimPlace[],
+    places: readonly FetchPlace[],
   ): Promise<{ granted: number; waitMs?: number }> {
     if (!this.#isWatched()) return { granted: want }
     const startedAt = performance.now()
@@ -238,7 +294,7 @@ export class Dispatcher {
     return performance.now() < this.#turnsUntil ? TURNS_LOOK_MS : IDLE_MS
   }
 
-  #placeOf(stream: Stream, queue: string): ClaimPlace {
+  #placeOf(stream: Stream, queue: string): FetchPlace {
     const front = this.#fronts.get(queue) ?? new QueueFront(LATE_MS)
     this.#fronts.set(queue, front)
     return { queue, front, look: front.begin(), provider: this.#provider, stream }
@@ -251,7 +307,7 @@ export class Dispatcher {
 
   /** Each claim is handed on before the next is made: an error in that one must not leave it lying. */
   async #claimFrom(
-    places: readonly ClaimPlace[],
+    places: readonly FetchPlace[],
     count: number,
     handOn: (claimed: Claimed) => void,
   ): Promise<void> {
@@ -259,7 +315,7 @@ export class Dispatcher {
     for (const place of places) {
       if (left <= 0) return
       const claimed = await claimMail(this.#deps, place, left, (doubtful) => {
-        this.#doubtful = doubtful
+        this.#doubtful = [...this.#doubtful, ...doubtful]
       })
       handOn(claimed)
       // By what was taken from the queue, so that mail behind what was put back comes in the next round.
@@ -269,10 +325,11 @@ export class Dispatcher {
 
   /** A commit whose answer was lost may have happened: then the messages are ours, and nobody else sends them. */
   async #resolveDoubt(stream: Stream): Promise<void> {
-    const ours = await findOurs(this.#deps.db, this.#doubtful)
+    const asked = this.#doubtful
+    const ours = await findOurs(this.#deps.db, asked)
     const transport = this.#transportOf(this.#provider)
     if (transport === undefined) return
-    this.#doubtful = []
+    this.#doubtful = this.#doubtful.filter((claim) => !asked.includes(claim))
     this.#sender.launch(stream, transport, ours)
   }
 }

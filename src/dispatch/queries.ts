@@ -111,6 +111,15 @@ export async function fetchJobs(
   return rows
 }
 
+/** Jobs that were stored as fetched, and whose messages may not be sent now, wait after all. */
+export async function unfetchJobs(trx: Transaction, queue: string, ids: readonly string[]): Promise<void> {
+  await sql`/* dispatch.unfetch */
+    update pgboss.job
+    set state = 'created', started_on = null, heartbeat_on = null
+    where name = ${sql.lit(queue)} and id = any (${ids}::uuid[]) and state = 'active'
+  `.execute(trx)
+}
+
 /**
  * Marks the messages of these jobs as being sent by this worker through this provider; those that may not be sent are not returned.
  * Throws a NotRegisteredError when this worker was taken for dead, a SendingHeldError while nothing may be sent.

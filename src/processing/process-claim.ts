@@ -3,37 +3,29 @@ import { reached } from '../crash-point.ts'
 import { isLastingFault } from '../db/sqlstate.ts'
 import { inTransaction } from '../db/transaction.ts'
 import type { Handover } from '../queue/handover.ts'
-import { dispatchQueue, processQueue } from '../queue/queues.ts'
+import { processQueue } from '../queue/queues.ts'
 import { NO_KEYS } from '../sealer.ts'
 import type { UnsubscribeLinks } from '../unsubscribe-links.ts'
-import {
-  ALONE_PRIORITY,
-  type Claim,
-  claimedJobs,
-  FETCHING_PRIORITY,
-  finishJobs,
-  insertSingly,
-  type Job,
-  tellLost,
-} from './claims.ts'
-import { type FetchingDeps, fetchingBell } from './fetching-lane.ts'
+import { ALONE_PRIORITY, type Claim, finishJobs, insertSingly, type Job } from './claims.ts'
+import type { FetchingDeps } from './fetching-lane.ts'
 import { prepareBatch } from './prepare.ts'
 import { type Batch, FATAL_DEATHS, readBatch } from './read-batch.ts'
 import type { RenderPool } from './render/render-pool.ts'
 import { sealProcessed } from './sensitive.ts'
-import { deadRow, type ProcessedRow, storeProcessed } from './store-queries.ts'
+import { NONE_LATER, type StoreDeps, storeDecided } from './store-decided.ts'
+import { deadRow } from './store-queries.ts'
 
 const DEATHS_REASON = `The worker died ${FATAL_DEATHS} times while it processed this message; look at its template and data before retrying.`
 const FAILURE_REASON =
   'Processing failed in an unforeseen way, also with this message alone; the log has the details.'
-const SLICE_CHARS = 16_000_000
 
-export type ProcessingDeps = FetchingDeps & {
-  readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
-  readonly renderer: RenderPool
-  readonly unsubscribeLinks: UnsubscribeLinks
-  readonly handover: Handover
-}
+export type ProcessingDeps = FetchingDeps &
+  StoreDeps & {
+    readonly catalog: { readonly current: Catalog; refresh(): Promise<void> }
+    readonly renderer: RenderPool
+    readonly unsubscribeLinks: UnsubscribeLinks
+    readonly handover: Handover
+  }
 
 /**
  * `urgent`: messages that are more urgent than their stream. In the rounds of the others they would wait for the one
@@ -105,81 +97,4 @@ async function setApart(deps: ProcessingDeps, stream: Stream, lane: LaneName, cl
   const ids = claim.jobs.flatMap((job) => job.data.ids)
   const decided = ids.map((id) => deadRow(id, 'processing_failed', FAILURE_REASON))
   await storeDecided(deps, stream, claim, decided, NONE_LATER)
-}
-
-/** Messages that nothing was decided of yet: each goes to another lane. */
-type Later = { readonly alone: readonly string[]; readonly fetching: readonly string[] }
-const NONE_LATER: Later = { alone: [], fetching: [] }
-
-async function storeDecided(
-  deps: ProcessingDeps,
-  stream: Stream,
-  claim: Claim,
-  decided: readonly ProcessedRow[],
-  later: Later,
-): Promise<void> {
-  const queue = processQueue(stream.name)
-  const [first = [], ...others] = slicesOf(decided)
-  const isAll = others.length + later.alone.length + later.fetching.length === 0
-  const stored = await inTransaction(deps.db, async (trx) => {
-    const { end, ids } = await storeProcessed(trx, first, { claim: claimedJobs(queue, claim), isLast: isAll })
-    if (end === 'lost') {
-      tellLost(deps, queue, claim)
-      return []
-    }
-    const kept = new Set(ids)
-    for (const slice of others) for (const id of (await storeProcessed(trx, slice)).ids) kept.add(id)
-    await insertSingly(deps, trx, queue, later.alone, ALONE_PRIORITY)
-    await insertSingly(deps, trx, queue, later.fetching, FETCHING_PRIORITY)
-    return decided.filter((row) => kept.has(row.id))
-  })
-  reached('processing.committed')
-  report(deps, stream, stored)
-  if (later.fetching.length > 0) deps.bells.ring(fetchingBell(stream.name))
-}
-
-/** A statement is one string, and strings have an end: what was rendered goes in slices of bounded size. */
-function slicesOf(rows: readonly ProcessedRow[]): ProcessedRow[][] {
-  const slices: ProcessedRow[][] = []
-  let slice: ProcessedRow[] = []
-  let chars = 0
-  for (const row of rows) {
-    slice.push(row)
-    const { html, text, sealed } = row.prepared ?? {}
-    chars += (html?.length ?? 0) + (text?.length ?? 0) + (sealed?.length ?? 0)
-    if (chars <= SLICE_CHARS) continue
-    slices.push(slice)
-    slice = []
-    chars = 0
-  }
-  if (slice.length > 0) slices.push(slice)
-  return slices
-}
-
-function report(deps: ProcessingDeps, stream: Stream, stored: readonly ProcessedRow[]): void {
-  const flow = { stage: 'processing', stream: stream.name, provider: '' }
-  deps.meter.wentOut(flow, stored.length)
-  deps.meter.happened('processed', flow, stored.length)
-  for (const status of ['dead', 'suppressed'] as const) {
-    deps.meter.happened(status, flow, stored.filter((row) => row.status === status).length)
-  }
-  for (const [provider, rows] of Map.groupBy(stored, (row) => row.provider)) {
-    if (provider === null) continue
-    deps.meter.cameIn({ stage: 'dispatch', stream: stream.name, provider }, rows.length)
-    deps.bells.ring(dispatchQueue(provider, stream.name))
-  }
-  for (const row of stored) {
-    if (row.status === 'dead') {
-      deps.log.warn(
-        {
-          message: row.id,
-          stage: 'processing',
-          code: row.code,
-          template: row.template,
-          version: row.template_version,
-        },
-        'message is dead',
-      )
-    }
-  }
 }

@@ -98,15 +98,23 @@ export type Stored = {
   readonly ids: ReadonlySet<string>
 }
 
+export type Storing = {
+  /** Ended with it. */
+  readonly claim?: ClaimedJobs
+  /** The transaction, too, ends with it. */
+  readonly isLast?: boolean
+  /** The jobs to send them are stored as fetched: they are claimed in the same transaction. */
+  readonly isFetched?: boolean
+}
+
 /**
  * Writes everything processing found out for the messages that still wait for it, with the jobs of those that are to be sent;
- * returns their ids. The rest were canceled, or processed by someone else, meanwhile. Ends the `claim` with it; with `isLast`
- * the transaction, too. Throws when the queue of a provider is not there yet.
+ * returns their ids. The rest were canceled, or processed by someone else, meanwhile. Throws when the queue of a provider is not there yet.
  */
 export async function storeProcessed(
   trx: Transaction,
   rows: readonly ProcessedRow[],
-  { claim, isLast = false }: { readonly claim?: ClaimedJobs; readonly isLast?: boolean } = {},
+  { claim, isLast = false, isFetched = false }: Storing = {},
 ): Promise<Stored> {
   const { end, marked } = await mark(trx, rows, claim)
   const kept = rows.flatMap((row) => {
@@ -116,7 +124,7 @@ export async function storeProcessed(
   const gone = kept.filter(({ status }) => status === 'suppressed').map(({ id }) => id)
   if (kept.length > 0) {
     reached('processing.before-commit')
-    await keep(trx, kept, isLast && gone.length === 0)
+    await keep(trx, kept, { isLast: isLast && gone.length === 0, isFetched })
   }
   if (gone.length > 0) await removeContent(trx, gone)
   return { end, ids: new Set(marked.keys()) }
@@ -184,12 +192,17 @@ function keptRow({ prepared, ...row }: ProcessedRow, { stream, priority, source,
   return { ...row, stream, source, template, is_prepared: prepared !== null, ...prepared, ...job }
 }
 
+/** As a job is that was fetched. */
+const FETCHED = sql`state, started_on, heartbeat_on,`
+const FETCHED_NOW = sql`'active'::pgboss.job_state, now(), now(),`
+
 /** What is written beside the messages that were marked. */
 async function keep(
   trx: Transaction,
   rows: readonly ReturnType<typeof keptRow>[],
-  isLast: boolean,
+  { isLast, isFetched }: { readonly isLast: boolean; readonly isFetched: boolean },
 ): Promise<void> {
+  const [columns, values] = isFetched ? [FETCHED, FETCHED_NOW] : [sql``, sql``]
   await sql`/* processing.store */ ${isLast ? lastly : sql``}
     with row as materialized (
       select *
@@ -231,8 +244,8 @@ async function keep(
         end
       from row
     ), job as (
-      insert into pgboss.job (id, name, priority, ${SETTINGS})
-      select row.id, q.name, row.job_priority, ${SETTINGS_OF_QUEUE}
+      insert into pgboss.job (id, name, priority, ${columns} ${SETTINGS})
+      select row.id, q.name, row.job_priority, ${values} ${SETTINGS_OF_QUEUE}
       from row join pgboss.queue q on q.name = row.queue
       -- Jobs of one moment go in the order in which they were written.
       order by row.id

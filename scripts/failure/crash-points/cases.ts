@@ -54,7 +54,7 @@ export const CASES: Readonly<Record<CrashPoint, readonly Case[]>> = {
   'processing.claimed': [mail({}, `${BROKE}; ${ONCE}`)],
   'processing.prepared': [mail({}, `${ANSWERED}; ${ONCE}`)],
   'processing.before-commit': [mail({}, `${ANSWERED}; ${ONCE}`)],
-  'processing.committed': [mail({}, `${ANSWERED}; ${ONCE}`)],
+  'processing.committed': [mail({}, `${ANSWERED}; ${AGAIN}`), mail(HOLD, `${ANSWERED}; ${ONCE}`)],
   'fetching.claimed': [mail(BY_URL, `${ANSWERED}; ${ONCE}`)],
   'fetching.kept': [mail(BY_URL, `${ANSWERED}; ${ONCE}`)],
   'fetching.before-commit': [mail(BY_URL, `${ANSWERED}; ${ONCE}`)],
