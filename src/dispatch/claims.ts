@@ -52,9 +52,9 @@ export type Claimed = {
 }
 
 /** With what is counted once it is committed. */
-type ClaimedJobs = Claimed & { readonly idleJobs: number; readonly suppressed: number }
+export type FetchedClaims = Claimed & { readonly idleJobs: number; readonly suppressed: number }
 
-const NOTHING: ClaimedJobs = { claims: [], fetched: 0, comesBackMs: 0, idleJobs: 0, suppressed: 0 }
+const NOTHING: FetchedClaims = { claims: [], fetched: 0, comesBackMs: 0, idleJobs: 0, suppressed: 0 }
 
 /**
  * Fetches up to `count` jobs and marks their messages as being sent, in one transaction; what has to wait for a limited
@@ -93,7 +93,7 @@ export async function claimFetched(
   trx: Transaction,
   { queue, provider, stream }: ClaimPlace,
   jobs: readonly Pick<queries.FetchedJob, 'id' | 'retryCount' | 'data'>[],
-): Promise<ClaimedJobs> {
+): Promise<FetchedClaims> {
   const { boss, catalog } = deps
   const worker = deps.worker()
   const ids = jobs.map((job) => job.id)
@@ -134,7 +134,7 @@ export async function claimFetched(
 export function noteCommitted(
   { lifeline, meter }: ClaimDeps,
   { queue, provider, stream }: ClaimPlace,
-  { claims, idleJobs, suppressed }: ClaimedJobs,
+  { claims, idleJobs, suppressed }: FetchedClaims,
 ): void {
   lifeline.noteClaims(claims.map(({ message }) => ({ id: message.id, claimedAt: message.claimed_at })))
   if (claims.length > 0) reached('dispatch.claimed')

@@ -19,7 +19,8 @@ import type { Transport } from './transport.ts'
  * A dispatcher sends one stream's mail through one provider, with slots of its own.
  *
  * Takes in: jobs of `dispatch.<provider>.<stream>`, whose id is the message's, and those of a provider of
- * the route that may not send now (see serving.ts). Tokens are taken for as many messages as there are free
+ * the route that may not send now (see serving.ts); and with nothing to do, what processing claims for it where it makes it ready (see
+ * queue/outlets.ts). Tokens are taken for as many messages as there are free
  * slots, then at most so many are claimed. Leaves behind: the message `sent`, `deferred` with a new job,
  * `unknown`, or `dead`, and an event that says why.
  *
@@ -54,6 +55,8 @@ const UNSETTLED_PAUSE_MS = 20
 const COLD_MS = 10_000
 /** While mail that was put back for a limited domain comes back: how often it is looked for. */
 const TURNS_LOOK_MS = 200
+/** After mail that went from hand to hand has failed, the next goes by the queue: what is wrong with a claim is dispatch's to report. */
+const REFUSES_MS = 10_000
 /** However many a batch may hold: what is claimed at once is settled at once. */
 const MAX_CLAIM = 512
 /** Jobs are dated by the begin of the transaction that puts them on the queue; longer ones than this are rare. */
@@ -85,8 +88,11 @@ export class Dispatcher implements Outlet {
   #isBusy = false
   /** Since when enough slots are free, by performance.now(). */
   #enoughSince: number | undefined
-  /** Slots kept for mail that is being made ready (see queue/outlets.ts). */
+  /** Slots kept for mail that is being made ready (see queue/outlets.ts), and those that the round under way claims for. */
   #reserved = 0
+  #claiming = 0
+  /** Until then nothing is taken from hand to hand: the latest that was has failed. By performance.now(). */
+  #refusesUntil = Number.NEGATIVE_INFINITY
   readonly #passages = new Set<Promise<void>>()
   #isStopping = false
 
@@ -101,7 +107,7 @@ export class Dispatcher implements Outlet {
     this.#streamName = stream
     this.#transportOf = transportOf
     const queue = dispatchQueue(provider, stream)
-    this.loop = new Loop({ name: queue, log: deps.log, idleMs: IDLE_MS, round: () => this.#round() })
+    this.loop = new Loop({ name: queue, log: deps.log, idleMs: IDLE_MS, round: () => this.#roundAlone() })
     deps.bells.attach(queue, this.loop.bell)
     deps.outlets.attach(queue, this)
     this.#sender = new Sender(deps, provider, stream, () => this.loop.bell.ring())
@@ -125,6 +131,14 @@ export class Dispatcher implements Outlet {
     return this.#doubtful.length === 0
   }
 
+  async #roundAlone(): Promise<boolean | number> {
+    try {
+      return await this.#round()
+    } finally {
+      this.#claiming = 0
+    }
+  }
+
   async #round(): Promise<boolean | number> {
     const { current } = this.#deps.catalog
     const stream = current.streams.get(this.#streamName)
@@ -146,6 +160,7 @@ export class Dispatcher implements Outlet {
     this.#claimedAt = performance.now()
     const want = isCold && this.#sender.underWay === 0 ? 1 : wantOf(transport, free)
     const places = queues.map((queue) => this.#placeOf(stream, queue))
+    this.#claiming = Math.min(want, free)
     const grant = await this.#takeTokens(stream, want, transport, places)
     // Never longer than this: a pause may be lifted and a quota raised meanwhile, and that rings no bell.
     const waitMs = grant.waitMs === undefined ? undefined : Math.min(grant.waitMs, IDLE_MS)
@@ -165,28 +180,38 @@ export class Dispatcher implements Outlet {
     return isFast && this.#mayClaimEarly(stream, transport) ? AHEAD * stream.slots : 0
   }
 
-  /**
-   * Before it is its turn nothing is claimed that somebody would have to settle if we died although it was never begun, and nothing
-   * whose moment is paid for: by a token, or a turn of a limited domain.
-   */
-  #mayClaimEarly(stream: Stream, transport: Transport): boolean {
-    const isTimed = this.#isWatched() || this.#deps.catalog.current.domainLimits.length > 0
-    return !isTimed && transport.batch === undefined && stream.onUnknown === 'retry'
+  /** False, too, while it is not known. */
+  get #isSlow(): boolean {
+    const { requestMs } = this.#sender
+    return Number.isFinite(requestMs) && requestMs > FAST_MS
   }
 
-  /** Only while nothing waits here that would have to go before. */
+  /**
+   * Before it is its turn nothing is claimed that somebody would have to settle, or that would be given up, if we died although it
+   * was never begun, and nothing whose moment is paid for: by a token, or a turn of a limited domain.
+   */
+  #mayClaimEarly({ onUnknown, attempts }: Stream, transport: Transport): boolean {
+    const isTimed = this.#isWatched() || this.#deps.catalog.current.domainLimits.length > 0
+    return !isTimed && transport.batch === undefined && onUnknown === 'retry' && attempts > 1
+  }
+
+  /** Only while nothing waits here that would have to go before, as far as the latest look knows. */
   reserve(messages: number): Passage | undefined {
-    const { catalog, settler } = this.#deps
-    const stream = catalog.current.streams.get(this.#streamName)
+    const stream = this.#deps.catalog.current.streams.get(this.#streamName)
     const transport = this.#transportOf(this.#provider)
-    if (stream === undefined || transport === undefined || !this.#mayClaimEarly(stream, transport))
-      return undefined
-    if (this.#isStopping || this.#isBusy || this.#doubtful.length > 0 || settler.backlog > MAX_UNSETTLED)
-      return undefined
+    if (stream === undefined || transport === undefined) return undefined
+    if (!this.#mayPass() || !this.#mayClaimEarly(stream, transport)) return undefined
     const queue = dispatchQueue(this.#provider, this.#streamName)
     if (!this.#queuesOf(stream).includes(queue)) return undefined
-    if (stream.slots - this.#sender.claimed - this.#reserved < messages) return undefined
+    // Nearly every round claims for nothing; but what a slow relay gets too much of would be held up.
+    const claiming = this.#isSlow ? this.#claiming : 0
+    if (stream.slots - this.#sender.claimed - this.#reserved - claiming < messages) return undefined
     return this.#openPassage({ queue, provider: this.#provider, stream }, transport, messages)
+  }
+
+  #mayPass(): boolean {
+    const isOccupied = this.#isBusy || this.#doubtful.length > 0 || this.#deps.settler.backlog > MAX_UNSETTLED
+    return !this.#isStopping && !isOccupied && performance.now() >= this.#refusesUntil
   }
 
   #openPassage(place: ClaimPlace, transport: Transport, messages: number): Passage {
@@ -201,10 +226,13 @@ export class Dispatcher implements Outlet {
     return openPassage(this.#deps, place, {
       over: (claims) => {
         leave()
-        this.#sender.launch(place.stream, transport, claims)
+        this.#sender.launch(place.stream, this.#transportOf(this.#provider) ?? transport, claims)
+        // Others may have been told that there is no room.
+        if (claims.length < messages) this.loop.bell.ring()
       },
       doubted: (claims) => {
         leave()
+        this.#refusesUntil = performance.now() + REFUSES_MS
         this.#doubtful = [...this.#doubtful, ...claims]
         this.loop.bell.ring()
       },

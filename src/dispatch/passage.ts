@@ -1,10 +1,17 @@
 import type { Transaction } from '../db/transaction.ts'
 import { SendingHeldError } from '../lifeline.ts'
 import type { Passage } from '../queue/outlets.ts'
-import { type Claim, type ClaimDeps, type ClaimPlace, claimFetched, noteCommitted } from './claims.ts'
+import {
+  type Claim,
+  type ClaimDeps,
+  type ClaimPlace,
+  claimFetched,
+  type FetchedClaims,
+  noteCommitted,
+} from './claims.ts'
 import { unfetchJobs } from './queries.ts'
 
-export type OnPassage = {
+type OnPassage = {
   /** The room is not needed any more, or `claims`, which are committed, have it from now on. */
   readonly over: (claims: readonly Claim[]) => void
   /** The same after a failure: nobody knows whether these are committed. */
@@ -13,7 +20,7 @@ export type OnPassage = {
 
 /** The dispatcher's side of what goes from hand to hand (see queue/outlets.ts). */
 export function openPassage(deps: ClaimDeps, place: ClaimPlace, on: OnPassage): Passage {
-  let claimed: Awaited<ReturnType<typeof claimFetched>> | undefined
+  let claimed: FetchedClaims | undefined
   return {
     claim: async (trx: Transaction, ids: readonly string[]) => {
       try {
@@ -29,10 +36,12 @@ export function openPassage(deps: ClaimDeps, place: ClaimPlace, on: OnPassage): 
       }
     },
     end: (how) => {
-      if (how === 'failed') on.doubted(claimed?.claims ?? [])
-      else {
+      const claims = claimed?.claims ?? []
+      if (how === 'failed') return on.doubted(claims)
+      try {
         if (claimed !== undefined) noteCommitted(deps, place, claimed)
-        on.over(claimed?.claims ?? [])
+      } finally {
+        on.over(claims)
       }
     },
   }

@@ -77,12 +77,14 @@ function handOut(tokens: RequestTokens, turns: readonly PromiseWithResolvers<Tur
 export function limitRequests(rates: RequestRates) {
   return createMiddleware<AuthEnv>(function limitRequestsOfKey(c, next) {
     const { keyId, rate_limit_per_s: perS } = c.get('caller')
-    return perS === null || isUnthrottled(c) ? next() : passInTurn(c, next, rates.take(keyId), perS)
+    return perS === null || isUnthrottled(c) ? next() : passInTurn(c, next, { rates, keyId, perS })
   })
 }
 
-async function passInTurn(c: Context, next: Next, coming: Promise<Turn>, perS: number): Promise<void> {
-  const turn = await coming
+type Limited = { readonly rates: RequestRates; readonly keyId: string; readonly perS: number }
+
+async function passInTurn(c: Context, next: Next, { rates, keyId, perS }: Limited): Promise<void> {
+  const turn = await rates.take(keyId)
   if (turn.quota === null) return next()
   if (!turn.isGranted) {
     for (const [name, value] of headersOf(turn)) c.header(name, value)

@@ -226,7 +226,7 @@ export type MovedRow = {
  * All but the message. By name: a row may hold more than is stored, the message as it was given among it. What is null is left out,
  * which is read as null.
  */
-function columnsOf(row: MovedRow, is_keyed: boolean): object {
+function columnsOf(row: MovedRow, is_keyed: boolean) {
   return {
     id: row.id,
     seq: row.seq ?? undefined,
@@ -245,7 +245,7 @@ function columnsOf(row: MovedRow, is_keyed: boolean): object {
     is_sensitive: row.is_sensitive,
     sealed: row.sealed ?? undefined,
     is_keyed,
-  }
+  } satisfies Record<Exclude<keyof MovedRow, 'message'> | 'is_keyed', unknown>
 }
 
 /**

@@ -41,14 +41,10 @@ export async function storeDecided(
   const [first = [], ...others] = slicesOf(decided)
   const isAll = others.length + later.alone.length + later.fetching.length === 0
   const passage = isAll ? passageOf(deps, stream, first) : undefined
-  const storing = {
-    claim: claimedJobs(queue, claim),
-    isLast: isAll && passage === undefined,
-    isFetched: passage !== undefined,
-  }
+  const storing = { claim: claimedJobs(queue, claim), isLast: isAll, isFetched: passage !== undefined }
   try {
     const stored = await inTransaction(deps.db, async (trx) => {
-      const { end, ids } = await storeProcessed(trx, first, storing)
+      const { end, ids, jobs } = await storeProcessed(trx, first, storing)
       if (end === 'lost') {
         tellLost(deps, queue, claim)
         return []
@@ -57,7 +53,7 @@ export async function storeDecided(
       for (const slice of others) for (const id of (await storeProcessed(trx, slice)).ids) kept.add(id)
       await insertSingly(deps, trx, queue, later.alone, ALONE_PRIORITY)
       await insertSingly(deps, trx, queue, later.fetching, FETCHING_PRIORITY)
-      if (kept.size > 0) await passage?.claim(trx, [...kept])
+      if (jobs.length > 0) await passage?.claim(trx, jobs)
       return decided.filter((row) => kept.has(row.id))
     })
     reached('processing.committed')

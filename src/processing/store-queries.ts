@@ -1,6 +1,7 @@
 /** What is written at the end of a claim: what became of its messages, and that its jobs are done. */
 import { type RawBuilder, sql } from 'kysely'
 import { reached } from '../crash-point.ts'
+import { registration } from '../db/registration.ts'
 import { lastly, type Transaction } from '../db/transaction.ts'
 import type { Address } from '../message/message.ts'
 import { removeContent } from '../message-content.ts'
@@ -57,13 +58,17 @@ export type ClaimedJobs = {
 export type EndOfJobs = 'ended' | 'lost'
 
 /**
- * Parts of a statement: `mine`, those of these jobs that are this worker's, and their end, of all or of none.
+ * Parts of a statement: `mine`, those of these jobs that are this worker's, and their end, of all or of none. Where something is
+ * claimed after it, the worker's row in the register is locked before the claims, as by whoever rescues it.
  */
-function endingJobs(claimed: ClaimedJobs): RawBuilder<unknown> {
+function endingJobs(claimed: ClaimedJobs, isClaimedAfter = false): RawBuilder<unknown> {
   const { queue, jobIds, worker, isHanded } = claimed
-  return sql`mine as materialized (
+  const [me, myself] = isClaimedAfter
+    ? [sql`me as materialized (${registration(worker)}),`, sql`(select number from me)`]
+    : [sql``, sql`${worker}`]
+  return sql`${me} mine as materialized (
       select job_id from mail.claim
-      where queue = ${queue} and job_id = any (${jobIds}::uuid[]) and worker = ${worker} and (lease_until is not null) = ${isHanded}
+      where queue = ${queue} and job_id = any (${jobIds}::uuid[]) and worker = ${myself} and (lease_until is not null) = ${isHanded}
       for update
     ), released as (
       delete from mail.claim
@@ -96,14 +101,16 @@ export type Stored = {
   /** Of the claim, when one was to be ended; where it was lost, nothing is stored. */
   readonly end: EndOfJobs | undefined
   readonly ids: ReadonlySet<string>
+  /** Ids of those with a new job. One that was withdrawn before may still have its old one, as nobody has met that since. */
+  readonly jobs: readonly string[]
 }
 
-export type Storing = {
+type Storing = {
   /** Ended with it. */
   readonly claim?: ClaimedJobs
-  /** The transaction, too, ends with it. */
+  /** Nothing else is stored in the transaction, which ends with it. */
   readonly isLast?: boolean
-  /** The jobs to send them are stored as fetched: they are claimed in the same transaction. */
+  /** The jobs to send them are stored as fetched: they are claimed after it, in the same transaction. */
   readonly isFetched?: boolean
 }
 
@@ -116,18 +123,19 @@ export async function storeProcessed(
   rows: readonly ProcessedRow[],
   { claim, isLast = false, isFetched = false }: Storing = {},
 ): Promise<Stored> {
-  const { end, marked } = await mark(trx, rows, claim)
+  const { end, marked } = await mark(trx, rows, { claim, isFetched })
   const kept = rows.flatMap((row) => {
     const message = marked.get(row.id)
     return message === undefined ? [] : [keptRow(row, message)]
   })
   const gone = kept.filter(({ status }) => status === 'suppressed').map(({ id }) => id)
+  let jobs: readonly string[] = []
   if (kept.length > 0) {
     reached('processing.before-commit')
-    await keep(trx, kept, { isLast: isLast && gone.length === 0, isFetched })
+    jobs = await keep(trx, kept, { isLast: isLast && !isFetched && gone.length === 0, isFetched })
   }
   if (gone.length > 0) await removeContent(trx, gone)
-  return { end, ids: new Set(marked.keys()) }
+  return { end, ids: new Set(marked.keys()), jobs }
 }
 
 type Marked = {
@@ -145,7 +153,7 @@ type Marked = {
 async function mark(
   trx: Transaction,
   rows: readonly ProcessedRow[],
-  claim: ClaimedJobs | undefined,
+  { claim, isFetched }: { readonly claim: ClaimedJobs | undefined; readonly isFetched: boolean },
 ): Promise<{ end: EndOfJobs | undefined; marked: ReadonlyMap<string, Marked> }> {
   const ids = rows.map((row) => row.id)
   const given = rows.map(({ id, status, provider, template, template_version, code }) => {
@@ -154,7 +162,7 @@ async function mark(
   const { rows: found } = await sql<
     (Marked | { readonly id: null }) & { readonly mine: number }
   >`/* processing.mark */
-    with ${claim === undefined ? sql`mine as (select)` : endingJobs(claim)}, row as materialized (
+    with ${claim === undefined ? sql`mine as (select)` : endingJobs(claim, isFetched)}, row as materialized (
       select *
       from json_to_recordset(${JSON.stringify(given)}::json) as row (
         id uuid, status text, provider text, template text, template_version integer, code text
@@ -196,14 +204,14 @@ function keptRow({ prepared, ...row }: ProcessedRow, { stream, priority, source,
 const FETCHED = sql`state, started_on, heartbeat_on,`
 const FETCHED_NOW = sql`'active'::pgboss.job_state, now(), now(),`
 
-/** What is written beside the messages that were marked. */
+/** What is written beside the messages that were marked. Returns the ids of those that have a new job now. */
 async function keep(
   trx: Transaction,
   rows: readonly ReturnType<typeof keptRow>[],
   { isLast, isFetched }: { readonly isLast: boolean; readonly isFetched: boolean },
-): Promise<void> {
+): Promise<readonly string[]> {
   const [columns, values] = isFetched ? [FETCHED, FETCHED_NOW] : [sql``, sql``]
-  await sql`/* processing.store */ ${isLast ? lastly : sql``}
+  const { rows: found } = await sql<{ jobs: string[] }>`/* processing.store */ ${isLast ? lastly : sql``}
     with row as materialized (
       select *
       from json_to_recordset(${JSON.stringify(rows)}::json) as row (
@@ -250,7 +258,9 @@ async function keep(
       -- Jobs of one moment go in the order in which they were written.
       order by row.id
       on conflict do nothing
+      returning id
     )
-    select ${queueMissing(sql`select queue from row where queue is not null`)}
+    select ${queueMissing(sql`select queue from row where queue is not null`)}, array(select id::text from job) as jobs
   `.execute(trx)
+  return found[0]?.jobs ?? []
 }

@@ -15,15 +15,16 @@ import { type Batch, readBatch } from './read-batch.ts'
  * Takes in: jobs of `process.<stream>`, each a batch of ids of messages that are `accepted`; or one that the mover of this
  * process stored as claimed, with its messages, while there was nothing to do (see queue/handover.ts). Leaves
  * behind, in one transaction: the messages `queued` for a provider with what was rendered, or `dead` with
- * the reason, or `suppressed`; one dispatch job for each that is queued; no processing job. Messages that
- * name attachments by URL go to a lane of their own first (see fetching-lane.ts).
+ * the reason, or `suppressed`; one dispatch job for each that is queued; no processing job. A few for a dispatcher of this process that
+ * has nothing to do are left `sending`, claimed by it (see queue/outlets.ts). Messages that name attachments by URL go to a lane of
+ * their own first (see fetching-lane.ts).
  *
  * If the process dies
  * - before the claim commits: the job was never taken;
  * - between the claim and the final commit: nothing was written; upkeep gives the job back when the
  *   worker's session lock is gone. A batch that comes back is split into jobs of one id each, which a
  *   loop of its own takes, so that one message that kills a worker cannot hold the others;
- * - after the final commit: done.
+ * - after the final commit: done; what was claimed to be sent is rescued as dispatch's (see dispatch/dispatcher.ts).
  * What was handed over goes the same way: its claim stands in the table from the start.
  *
  * If the database goes away and the process lives, the jobs in hand are taken up again when it is back: nobody

@@ -2,8 +2,8 @@ import type { Catalog } from '../catalog.ts'
 import type { Doorbell } from '../doorbell.ts'
 import { bellOf, type Processable } from './processing-jobs.ts'
 
-/** More than these are a stream, and go faster in the batches of the queue. */
-const MOST_MESSAGES = 10
+/** More than these are a stream, and go faster in the batches of the queues. */
+export const MOST_HANDED = 10
 
 /** An accepted message as it was stored: what processing would read of it. */
 export type StoredMessage = Processable & {
@@ -37,7 +37,7 @@ export class Handover {
   /** The seat of the lane that these are for, kept for them until they are given to it; undefined when they better go by the queue. */
   reserve(catalog: Catalog, messages: readonly Processable[]): Seat | undefined {
     const [first] = messages
-    if (first === undefined || messages.length > MOST_MESSAGES) return undefined
+    if (first === undefined || messages.length > MOST_HANDED) return undefined
     // One job.
     if (messages.some(({ stream, priority }) => stream !== first.stream || priority !== first.priority)) {
       return undefined

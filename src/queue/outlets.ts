@@ -1,11 +1,10 @@
 import type { Transaction } from '../db/transaction.ts'
-
-/** More than these are a stream, and go faster in the bundles of the queue. */
-const MOST_MESSAGES = 10
+import { MOST_HANDED } from './handover.ts'
 
 /**
  * From processing to dispatch within one process, past the queue: few messages, made ready for a provider that has nothing to do, are
- * claimed for sending in the very transaction that makes them ready, and not looked for and claimed in another one.
+ * claimed for sending in the very transaction that makes them ready, and not looked for and claimed in another one. There is no lease: a
+ * message says who has claimed it, and when, and where the answer to the commit is lost the dispatcher asks.
  */
 export class Outlets {
   readonly #outlets = new Map<string, Outlet>()
@@ -16,7 +15,7 @@ export class Outlets {
 
   /** Room for so many messages of a dispatch queue; undefined when they better wait there. */
   reserve(queue: string, messages: number): Passage | undefined {
-    return messages <= MOST_MESSAGES ? this.#outlets.get(queue)?.reserve(messages) : undefined
+    return messages <= MOST_HANDED ? this.#outlets.get(queue)?.reserve(messages) : undefined
   }
 }
 

@@ -25,11 +25,18 @@ const QUEUE = dispatchQueue('default', 'transactional')
 async function startHolding(t: TestContext, changes = '') {
   const database = await createTestDatabase(t)
   if (changes !== '') await database.query(changes)
-  const gate = Promise.withResolvers<undefined>()
+  let gate = Promise.withResolvers<undefined>()
   const sink = await startSmtpSink(t, { onMail: () => gate.promise })
-  t.after(() => gate.resolve(undefined))
   const service = await startTestService(database, { SMTP_URL: sink.url })
-  return { database, service, sink, open: () => gate.resolve(undefined) }
+  // Before the service stops, which waits for what is being sent.
+  database.beforeDrop(async () => gate.resolve(undefined))
+  return {
+    ...{ database, service, sink },
+    open: () => gate.resolve(undefined),
+    close: () => {
+      gate = Promise.withResolvers()
+    },
+  }
 }
 
 /** Whether the transaction that made the message ready has claimed it, too. */
@@ -52,14 +59,20 @@ async function jobStateOf({ query }: TestDatabase, id: string): Promise<string |
 }
 
 test('mail for a provider that has nothing to do is claimed where it is made ready', async (t) => {
-  const { database, service, open } = await startHolding(t)
-  const id = await post(service)
-  await untilStatus(database, id, 'sending')
-  assert.equal(await isHanded(database, id), true)
-  assert.equal(await jobStateOf(database, id), 'active')
-  open()
-  assert.equal((await untilStatus(database, id, 'sent')).attempts, 1)
-  assert.equal(await jobStateOf(database, id), undefined)
+  const { database, service, open, close } = await startHolding(t)
+  let isFound = false
+  // The dispatcher may be looking at its queue at that very moment, and then the mail waits there.
+  for (let n = 0; n < 50 && !isFound; n += 1) {
+    close()
+    const id = await post(service)
+    await untilStatus(database, id, 'sending')
+    isFound = (await isHanded(database, id)) === true
+    if (isFound) assert.equal(await jobStateOf(database, id), 'active')
+    open()
+    assert.equal((await untilStatus(database, id, 'sent')).attempts, 1)
+    assert.equal(await jobStateOf(database, id), undefined)
+  }
+  assert.ok(isFound)
 })
 
 test('a dispatcher without a free slot gets none: it waits in the queue', async (t) => {

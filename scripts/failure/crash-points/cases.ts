@@ -60,8 +60,12 @@ export const CASES: Readonly<Record<CrashPoint, readonly Case[]>> = {
   'fetching.before-commit': [mail(BY_URL, `${ANSWERED}; ${ONCE}`)],
   'fetching.committed': [mail(BY_URL, `${ANSWERED}; ${ONCE}`)],
   'dispatch.tokens-taken': [mail(METERED, `${ANSWERED}; ${ONCE}; 2 tokens`)],
-  'dispatch.before-claim-commit': [mail(METERED, `${ANSWERED}; ${ONCE}; 2 tokens`)],
+  'dispatch.before-claim-commit': [
+    mail({}, `${ANSWERED}; ${ONCE}`),
+    mail(METERED, `${ANSWERED}; ${ONCE}; 2 tokens`),
+  ],
   'dispatch.claimed': [
+    mail({}, `${ANSWERED}; ${AGAIN}`),
     mail(METERED, `${ANSWERED}; ${AGAIN}; 2 tokens`),
     mail(HOLD, `${ANSWERED}; ${HELD_UNSENT}`),
   ],
