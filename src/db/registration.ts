@@ -2,7 +2,8 @@ import { sql } from 'kysely'
 
 /**
  * A worker's row in the register, held until the transaction ends. Whoever claims work reads it, and whoever
- * rescues a dead worker deletes it first: so no claim can be committed under a number that nobody looks after.
+ * rescues a dead worker deletes it first: so no claim can be committed under a number that nobody looks after. Before other locks on
+ * claims, in either of them.
  */
 export function registration(worker: number) {
   return sql<{
