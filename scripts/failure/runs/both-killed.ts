@@ -63,6 +63,7 @@ export const bothKilled = failureRun<Scale>({
       allowedDuplicates: recovery.recoveriesS.length,
       allowedSetAside: recovery.usedUp,
       broken: [
+        ...recovery.unexplained,
         ...faultsOf(clients),
         ...(unexplained.length > 0
           ? [`${unexplained.length} messages came twice although no dead worker had been sending them`]

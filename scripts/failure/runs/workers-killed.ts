@@ -58,6 +58,7 @@ export const workersKilled = failureRun<Scale>({
       allowedDuplicates: recovery.recoveriesS.length,
       allowedSetAside: recovery.usedUp,
       broken: [
+        ...recovery.unexplained,
         ...(kills.length < count ? [`only ${kills.length} of ${count} kills came before the end`] : []),
         ...(unexplained.length > 0
           ? [`${unexplained.length} messages came twice although no dead worker had been sending them`]
