@@ -19,10 +19,9 @@ import type { Transport } from './transport.ts'
  * A dispatcher sends one stream's mail through one provider, with slots of its own.
  *
  * Takes in: jobs of `dispatch.<provider>.<stream>`, whose id is the message's, and those of a provider of
- * the route that may not send now (see serving.ts); and with nothing to do, what processing claims for it where it makes it ready (see
- * queue/outlets.ts). Tokens are taken for as many messages as there are free
- * slots, then at most so many are claimed. Leaves behind: the message `sent`, `deferred` with a new job,
- * `unknown`, or `dead`, and an event that says why.
+ * the route that may not send now (see serving.ts); and with nothing to do, what processing claims for it where it makes
+ * it ready (see queue/outlets.ts). Tokens are taken for as many messages as there are free slots, then at most so many are
+ * claimed. Leaves behind: the message `sent`, `deferred` with a new job, `unknown`, or `dead`, and an event that says why.
  *
  * If the process dies
  * - before the claim commits: nothing happened;
@@ -107,7 +106,11 @@ export class Dispatcher implements Outlet {
     this.#streamName = stream
     this.#transportOf = transportOf
     const queue = dispatchQueue(provider, stream)
-    this.loop = new Loop({ name: queue, log: deps.log, idleMs: IDLE_MS, round: () => this.#roundAlone() })
+    const round = () =>
+      this.#round().finally(() => {
+        this.#claiming = 0
+      })
+    this.loop = new Loop({ name: queue, log: deps.log, idleMs: IDLE_MS, round })
     deps.bells.attach(queue, this.loop.bell)
     deps.outlets.attach(queue, this)
     this.#sender = new Sender(deps, provider, stream, () => this.loop.bell.ring())
@@ -129,14 +132,6 @@ export class Dispatcher implements Outlet {
     await Promise.all(this.#passages)
     await this.#sender.finish()
     return this.#doubtful.length === 0
-  }
-
-  async #roundAlone(): Promise<boolean | number> {
-    try {
-      return await this.#round()
-    } finally {
-      this.#claiming = 0
-    }
   }
 
   async #round(): Promise<boolean | number> {
