@@ -2,8 +2,8 @@ import { sql } from 'kysely'
 
 /**
  * A worker's row in the register, held until the transaction ends. Whoever claims work reads it, and whoever
- * rescues a dead worker deletes it first: so no claim can be committed under a number that nobody looks after. Before other locks on
- * claims, in either of them.
+ * rescues a dead worker deletes it first: so no claim can be committed under a number that nobody looks after. Both come to it
+ * before they lock any claim: in two orders they could wait for each other.
  */
 export function registration(worker: number) {
   return sql<{

@@ -10,6 +10,7 @@ import type { Look, QueueFront } from '../queue/queue-front.ts'
 import { jobPriority } from '../queue/queues.ts'
 import { isUrgent } from '../urgency.ts'
 import { type PutBack, putBackLimited, type Turn } from './domain-limits.ts'
+import { type FetchedJob, fetchJobs } from './job-queries.ts'
 import * as queries from './queries.ts'
 import { withoutSuppressed } from './suppression.ts'
 
@@ -72,7 +73,7 @@ export async function claimMail(
   try {
     await inTransaction(deps.db, async (trx) => {
       const startedAt = performance.now()
-      const jobs = await queries.fetchJobs(trx, queue, count, look)
+      const jobs = await fetchJobs(trx, queue, count, look)
       const found = jobs.map((job) => ({ priority: job.priority, position: job.created_ms }))
       front.end(look, performance.now() - startedAt, found)
       if (jobs.length > 0) claimed = await claimFetched(deps, trx, place, jobs)
@@ -92,7 +93,7 @@ export async function claimFetched(
   deps: ClaimDeps,
   trx: Transaction,
   { queue, provider, stream }: ClaimPlace,
-  jobs: readonly Pick<queries.FetchedJob, 'id' | 'retryCount' | 'data'>[],
+  jobs: readonly Pick<FetchedJob, 'id' | 'retryCount' | 'data'>[],
 ): Promise<FetchedClaims> {
   const { boss, catalog } = deps
   const worker = deps.worker()

@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import type { Database } from '../db/pool.ts'
 import type { Look } from '../queue/queue-front.ts'
-import { waitingJobs } from './queries.ts'
+import { waitingJobs } from './job-queries.ts'
 
 export type Grant = { readonly granted: number; readonly waitMs: number; readonly reason: string | null }
 

@@ -9,7 +9,7 @@ import {
   type FetchedClaims,
   noteCommitted,
 } from './claims.ts'
-import { unfetchJobs } from './queries.ts'
+import { unfetchJobs } from './job-queries.ts'
 
 type OnPassage = {
   /** The room is not needed any more, or `claims`, which are committed, have it from now on. */

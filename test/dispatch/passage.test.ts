@@ -11,6 +11,7 @@ import type { Outcome } from '../../src/dispatch/settler.ts'
 import type { Transport } from '../../src/dispatch/transport.ts'
 import { createLog } from '../../src/log.ts'
 import { Meter } from '../../src/meter.ts'
+import { deadRow, storeProcessed } from '../../src/processing/store-queries.ts'
 import { Outlets, type Passage } from '../../src/queue/outlets.ts'
 import { dispatchQueue } from '../../src/queue/queues.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
@@ -132,6 +133,24 @@ test('a message whose recipient was suppressed at that moment is not claimed', a
   assert.equal(sink.mails.length, 0)
 })
 
+test('a message whose old job is still in the queue waits there', async (t) => {
+  const { database, db, ids } = await prepare(t, 1)
+  const [id = ''] = ids
+  await database.query("update mail.message set status = 'accepted'")
+  const row = {
+    ...deadRow(id, '', ''),
+    status: 'queued',
+    provider: 'default',
+    code: null,
+    reason: null,
+  } as const
+  const { ids: stored, jobs } = await inTransaction(db, (trx) =>
+    storeProcessed(trx, [row], { isFetched: true }),
+  )
+  assert.deepEqual([[...stored], jobs], [ids, []])
+  assert.equal(await jobStateOf(database, id), 'created')
+})
+
 describe('a dispatcher', () => {
   test('keeps as many slots as were asked for, and no more than it has', async (t) => {
     const { outlets, slots } = await prepare(t, 1)
@@ -167,6 +186,27 @@ describe('a dispatcher', () => {
       assert.equal((await readMessage(database, id))?.attempts, 1)
     })
   }
+
+  test('takes nothing from hand to hand for a while after that has failed', async (t) => {
+    const { outlets } = await prepare(t, 1)
+    outlets.reserve(QUEUE, 1)?.end('failed')
+    assert.equal(outlets.reserve(QUEUE, 1), undefined)
+  })
+
+  test('puts the jobs back into the queue while nothing may be sent', async (t) => {
+    const { database, outlets, db, ids, sent } = await prepare(t, 1)
+    await database.query("select mail.hold('restored')")
+    const [id = ''] = ids
+    const passage = outlets.reserve(QUEUE, 1)
+    await inTransaction(db, async (trx) => {
+      await sql`update pgboss.job set state = 'active', started_on = now() where id = ${id}`.execute(trx)
+      await passage?.claim(trx, ids)
+    })
+    passage?.end('committed')
+    assert.equal(await jobStateOf(database, id), 'created')
+    assert.equal((await readMessage(database, id))?.status, 'queued')
+    assert.deepEqual(sent, [])
+  })
 
   test('that is being stopped waits for what was promised', async (t) => {
     const { dispatcher, outlets, db, ids, sent } = await prepare(t, 1)
