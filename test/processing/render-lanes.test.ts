@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict'
+import diagnostics from 'node:diagnostics_channel'
+import { once } from 'node:events'
 import { describe, test } from 'node:test'
+import type { Worker } from 'node:worker_threads'
 import { RenderPoolError, type RenderRequest } from '../../src/processing/render/contract.ts'
 import {
   createRenderPool,
@@ -219,6 +222,27 @@ test('more templates than a thread keeps, and more data than one post carries, a
       )
     }
   })
+})
+
+test('the thread of suspects ends when it has nothing to do, and another one starts when there is', async () => {
+  const started: Worker[] = []
+  const note = (message: unknown) => void started.push((message as { worker: Worker }).worker)
+  diagnostics.subscribe('worker_threads', note)
+  try {
+    await withPool({ ...PATIENT, suspectRestMs: 1 }, async (pool) => {
+      await pool.render([good('common')])
+      for (const _ of ['first', 'second']) {
+        assert.deepEqual(await pool.check(good('draft').template), { ok: true })
+        const suspect = started.at(-1)
+        if (suspect !== undefined && suspect.threadId !== -1) await once(suspect, 'exit')
+      }
+      assert.equal(started.length, 3)
+      assert.deepEqual(await codes(pool, [good('common')]), { codes: ['common ok'], deferred: [] })
+      assert.equal(started.length, 3)
+    })
+  } finally {
+    diagnostics.unsubscribe('worker_threads', note)
+  }
 })
 
 describe('stop', () => {

@@ -23,6 +23,7 @@ import {
   MAX_DERIVED_FROM_CHARS,
   MAX_VARIABLES_CHARS,
   SOFT_STOP_MS,
+  SUSPECT_REST_MS,
   SUSPECT_STOP_MS,
   THREAD_HEAP_MB,
 } from './limits.ts'
@@ -37,6 +38,8 @@ export type RenderPoolOptions = {
   /** A message slower than this makes its template suspect. */
   readonly slowMs?: number
   readonly suspectForMs?: number
+  /** How long the thread of suspects is kept when it has nothing to do. */
+  readonly suspectRestMs?: number
   /** Each of the two threads may fill this much; lower fails messages that are merely large. */
   readonly threadHeapMb?: number
   /** Milliseconds on a clock that never goes back. */
@@ -71,9 +74,10 @@ const SOMEBODY_WAITS = -1
 export function createRenderPool(options: RenderPoolOptions = {}): RenderPool {
   const { hardStopMs = 500, slowMs = 100, suspectForMs = 10 * 60_000 } = options
   const suspectStopMs = options.hardStopMs ?? SUSPECT_STOP_MS
+  const { suspectRestMs: restMs = SUSPECT_REST_MS } = options
   const { threadHeapMb: heapMb = THREAD_HEAP_MB, now = () => performance.now() } = options
   const thread = { hardStopMs, slowMs, heapMb, softStopMs: Math.min(SOFT_STOP_MS, hardStopMs) }
-  const patient = { ...thread, hardStopMs: suspectStopMs }
+  const patient = { ...thread, hardStopMs: suspectStopMs, restMs }
   const suspects = new Suspects(suspectForMs, now)
   const textless = new Suspects(suspectForMs, now)
   const lanes = {
