@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { Agent, get, type IncomingMessage } from 'node:http'
 import { before, test } from 'node:test'
 import { createKey, type KeyScope } from '../../src/keys/keys.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
@@ -55,6 +57,35 @@ test('wrong, unknown, revoked and expired keys get one and the same answer', asy
     assert.deepEqual([status, body.name, body.message], [401, 'invalid_api_key', 'API key is invalid.'])
     assert.deepEqual(headers, answers[0]?.headers)
   }
+})
+
+test('each request of a connection is judged by the key it brings itself', async (t) => {
+  const [one, other] = await Promise.all(
+    (['full', 'send'] as const).map((scope) => createKey(service.db, { name: scope, scope })),
+  )
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  t.after(() => agent.destroy())
+  const sockets = new Set<unknown>()
+  const statusOf = async (authorization?: string) => {
+    const headers = authorization === undefined ? {} : { Authorization: authorization }
+    const request = get(new URL('/templates', service.url), { agent, headers })
+    const [answer] = (await once(request, 'response')) as [IncomingMessage]
+    sockets.add(answer.socket)
+    answer.resume()
+    await once(answer, 'end')
+    return answer.statusCode
+  }
+  const keys = [one?.key, one?.key, other?.key, TEST_KEY, 'wrong', TEST_KEY, undefined, one?.key]
+  const statuses = []
+  for (const key of keys) statuses.push(await statusOf(key && `Bearer ${key}`))
+  assert.deepEqual(statuses, [200, 200, 401, 200, 401, 200, 401, 200])
+  const revoked = await fetch(new URL(`/api-keys/${one?.id}`, service.url), {
+    method: 'DELETE',
+    headers: { Authorization: `Bearer ${TEST_KEY}` },
+  })
+  assert.equal(revoked.status, 200)
+  assert.equal(await statusOf(`Bearer ${one?.key}`), 401)
+  assert.equal(sockets.size, 1)
 })
 
 test('nothing is read of a body whose sender is unknown', async () => {

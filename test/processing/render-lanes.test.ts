@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import diagnostics from 'node:diagnostics_channel'
 import { once } from 'node:events'
-import { describe, test } from 'node:test'
+import { afterEach, beforeEach, describe, test } from 'node:test'
 import type { Worker } from 'node:worker_threads'
 import { RenderPoolError, type RenderRequest } from '../../src/processing/render/contract.ts'
 import {
@@ -224,12 +224,19 @@ test('more templates than a thread keeps, and more data than one post carries, a
   })
 })
 
-test('the thread of suspects ends when it has nothing to do, and another one starts when there is', async () => {
+describe('the thread of suspects', () => {
   const started: Worker[] = []
   const note = (message: unknown) => void started.push((message as { worker: Worker }).worker)
-  diagnostics.subscribe('worker_threads', note)
-  try {
-    await withPool({ ...PATIENT, suspectRestMs: 1 }, async (pool) => {
+  beforeEach(() => {
+    started.length = 0
+    diagnostics.subscribe('worker_threads', note)
+  })
+  afterEach(() => void diagnostics.unsubscribe('worker_threads', note))
+
+  test('ends when it has nothing to do, and another one starts when there is', {
+    timeout: 60_000,
+  }, async () => {
+    await withPool({ ...PATIENT, suspectKeptMs: 1 }, async (pool) => {
       await pool.render([good('common')])
       for (const _ of ['first', 'second']) {
         assert.deepEqual(await pool.check(good('draft').template), { ok: true })
@@ -240,9 +247,17 @@ test('the thread of suspects ends when it has nothing to do, and another one sta
       assert.deepEqual(await codes(pool, [good('common')]), { codes: ['common ok'], deferred: [] })
       assert.equal(started.length, 3)
     })
-  } finally {
-    diagnostics.unsubscribe('worker_threads', note)
-  }
+  })
+
+  test('is kept while it works, however long that takes', { timeout: 60_000 }, async () => {
+    await withPool({ ...PATIENT, suspectKeptMs: 1 }, async (pool) => {
+      const draft = message('draft', '{% for i in (1..6000) %}{% assign a = i | times: 2 %}{% endfor %}done')
+      await pool.check(good('draft').template)
+      const { ok } = await pool.preview(draft.template, {})
+      assert.equal(ok, true)
+      assert.equal(started.length, 1)
+    })
+  })
 })
 
 describe('stop', () => {

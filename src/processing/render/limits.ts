@@ -42,8 +42,11 @@ export const SOFT_STOP_MS = 250
 /** Before a message is given up as one that does not end: enough for one that waits for a core again and again. */
 export const SUSPECT_STOP_MS = 2_000
 
-/** How long a thread is kept for which there is rarely anything to do. */
-export const SUSPECT_REST_MS = 15_000
+/**
+ * How long the thread of suspects is kept without work: longer than a person takes between two previews. It holds some 20 MB; to start
+ * another one takes 100 ms.
+ */
+export const SUSPECT_KEPT_MS = 15_000
 
 /** One post to a thread carries at most this much of variables, so that a batch cannot fill its heap. */
 export const MAX_POST_CHARS = 1_000_000

@@ -4,7 +4,7 @@
  * on with those that have no outcome yet; some may be rendered twice, which changes nothing. If it dies outside any
  * message, the job is rejected: no message is to blame. If it dies while it makes text of HTML, the message goes without. If the process dies, nothing was promised yet.
  *
- * A thread with nothing to do is kept, or ended after `restMs` where that is given: it holds some 20 MB, and another one starts in a
+ * A thread with nothing to do is kept, or ended after `keptMs` where that is given: it holds some 20 MB, and another one starts in a
  * tenth of a second.
  *
  * The more urgent job has the thread after at most one message of another; equals take turns. Without that, four hundred
@@ -31,8 +31,8 @@ export type HtmlMessage = { readonly key: string; readonly html: string }
 export type LaneMessage = TemplateMessage | HtmlMessage
 
 export type LaneOptions = ThreadOptions & {
-  /** How long a thread is kept that has nothing to do. Absent: as long as the lane. */
-  readonly restMs?: number
+  /** How long a thread without work is kept, counted from its last job. Absent: as long as the lane. */
+  readonly keptMs?: number
 }
 
 type Job = {
@@ -64,7 +64,7 @@ export class RenderLane {
   readonly #ending = new Set<Promise<void>>()
   #thread: Thread | undefined
   #posted: Posted | undefined
-  #rest: NodeJS.Timeout | undefined
+  #idleTimer: NodeJS.Timeout | undefined
 
   /** With `skipsSlow`, messages of suspect templates are skipped, so that they hold up nobody in this lane. */
   constructor(options: LaneOptions, suspects: Suspects, textless: Suspects) {
@@ -96,18 +96,18 @@ export class RenderLane {
     this.#posted = undefined
     while (this.#posted === undefined) {
       const job = this.#takeMostUrgent()
-      if (job === undefined) return this.#restFrom(this.#thread)
+      if (job === undefined) {
+        this.#endWhenIdle()
+        return
+      }
       this.#continue(job)
     }
   }
 
-  #restFrom(thread: Thread | undefined): void {
-    const { restMs } = this.#options
-    if (thread === undefined || restMs === undefined) return
-    clearTimeout(this.#rest)
-    this.#rest = setTimeout(() => {
-      if (this.#thread === thread && this.#posted === undefined) this.#dropThread()
-    }, restMs).unref()
+  #endWhenIdle(): void {
+    clearTimeout(this.#idleTimer)
+    const { keptMs } = this.#options
+    if (keptMs !== undefined) this.#idleTimer = setTimeout(() => this.#dropThread(), keptMs).unref()
   }
 
   /** Of equals the one that waits longest. */
@@ -159,6 +159,7 @@ export class RenderLane {
 
   /** As many of the waiting as one post may carry; the rest follow when they are done. */
   #post({ watched, known }: Thread, job: Job, waiting: readonly number[]): void {
+    clearTimeout(this.#idleTimer)
     const size = new PostSize()
     const posted: LaneMessage[] = []
     for (const place of waiting.slice(0, MAX_POST_MESSAGES)) {
@@ -251,6 +252,7 @@ export class RenderLane {
   }
 
   #dropThread(): void {
+    clearTimeout(this.#idleTimer)
     if (this.#thread === undefined) return
     const ending = this.#thread.watched.stop().finally(() => this.#ending.delete(ending))
     this.#ending.add(ending)

@@ -3,7 +3,7 @@
  * leaves behind for each message its rendered parts or the reason why not. A template may be written by anyone and its
  * data come from anyone: whatever they hold, a message ends within `hardStopMs` and a little, in bounded memory.
  *
- * There are two lanes of one thread each. A template that was slow, was stopped or cost its thread's life is suspect
+ * There are two lanes of one thread each, which starts with the first work; that of the second ends when there has been none for a while. A template that was slow, was stopped or cost its thread's life is suspect
  * for a while and renders in a lane with its like; so are sources checked that nobody has rendered yet. Only that lane
  * gives up a message on which its thread is stuck, and after longer: on a crowded machine good ones are late as well. If a thread
  * dies, see `render-lane.ts`. If the process dies, nothing is lost: rendering has no effect but its result.
@@ -23,7 +23,7 @@ import {
   MAX_DERIVED_FROM_CHARS,
   MAX_VARIABLES_CHARS,
   SOFT_STOP_MS,
-  SUSPECT_REST_MS,
+  SUSPECT_KEPT_MS,
   SUSPECT_STOP_MS,
   THREAD_HEAP_MB,
 } from './limits.ts'
@@ -39,8 +39,8 @@ export type RenderPoolOptions = {
   readonly slowMs?: number
   readonly suspectForMs?: number
   /** How long the thread of suspects is kept when it has nothing to do. */
-  readonly suspectRestMs?: number
-  /** Each of the two threads may fill this much; lower fails messages that are merely large. */
+  readonly suspectKeptMs?: number
+  /** Each thread may fill this much; lower fails messages that are merely large. */
   readonly threadHeapMb?: number
   /** Milliseconds on a clock that never goes back. */
   readonly now?: () => number
@@ -74,10 +74,10 @@ const SOMEBODY_WAITS = -1
 export function createRenderPool(options: RenderPoolOptions = {}): RenderPool {
   const { hardStopMs = 500, slowMs = 100, suspectForMs = 10 * 60_000 } = options
   const suspectStopMs = options.hardStopMs ?? SUSPECT_STOP_MS
-  const { suspectRestMs: restMs = SUSPECT_REST_MS } = options
+  const { suspectKeptMs: keptMs = SUSPECT_KEPT_MS } = options
   const { threadHeapMb: heapMb = THREAD_HEAP_MB, now = () => performance.now() } = options
   const thread = { hardStopMs, slowMs, heapMb, softStopMs: Math.min(SOFT_STOP_MS, hardStopMs) }
-  const patient = { ...thread, hardStopMs: suspectStopMs, restMs }
+  const patient = { ...thread, hardStopMs: suspectStopMs, keptMs }
   const suspects = new Suspects(suspectForMs, now)
   const textless = new Suspects(suspectForMs, now)
   const lanes = {
