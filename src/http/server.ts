@@ -112,23 +112,24 @@ function answerRequestError(error: unknown): Response {
  * bytes that are no request has to wait: said at once, it would be taken for the answer to a request before them.
  */
 class UnderWay {
-  readonly #requests = new WeakMap<Duplex, Set<IncomingMessage>>()
+  /** In lists and not in sets, which would hold them for long (see brief-map.ts). */
+  readonly #requests = new WeakMap<Duplex, IncomingMessage[]>()
 
   begin(incoming: IncomingMessage, outgoing: ServerResponse): void {
     const { socket } = incoming
-    const requests = this.#requests.get(socket) ?? new Set()
-    this.#requests.set(socket, requests.add(incoming))
+    const requests = this.#requests.get(socket) ?? []
+    if (requests.push(incoming) === 1) this.#requests.set(socket, requests)
     outgoing.on('close', () => {
-      requests.delete(incoming)
+      requests.splice(requests.indexOf(incoming), 1)
       socket.emit(ANSWERED)
     })
   }
 
   /** All but the one whose body is at fault: it is what `act` answers. */
   whenAnswered(socket: Duplex, act: () => void): void {
-    const requests = this.#requests.get(socket) ?? new Set()
+    const requests = this.#requests.get(socket) ?? []
     const look = () => {
-      if ([...requests].some(({ complete }) => complete)) return
+      if (requests.some(({ complete }) => complete)) return
       socket.off(ANSWERED, look)
       act()
     }

@@ -1,3 +1,4 @@
+import { BriefMap } from '../brief-map.ts'
 import { reached } from '../crash-point.ts'
 import type { Database } from '../db/pool.ts'
 import { ApiError } from '../errors.ts'
@@ -53,7 +54,7 @@ export class Acceptor {
   readonly #appender: Appender
   readonly #hands: Hands
   readonly #wakeMover: (lane: MoverLane) => void
-  readonly #waiting = new Map<string, Waiter>()
+  readonly #waiting = new BriefMap<string, Waiter>()
   #heldChars = 0
   #lookTimer: NodeJS.Timeout | undefined
   #lookMs = FIRST_LOOK_MS
