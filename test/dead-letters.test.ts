@@ -35,12 +35,16 @@ before(async (t) => {
   for (const stream of ['once', 'held']) await untilKnown(stream)
 })
 
-/** Resolves when the door takes mail for a stream; the mail it is found out with goes out. */
+/** Resolves when the door takes mail for a stream, and the mail it is found out with has gone out. */
 async function untilKnown(stream: string): Promise<void> {
+  let id = ''
   await eventually(`stream ${stream} takes mail`, async () => {
     const body = orderMail({ stream, to: 'probe@example.net' })
-    return (await service.request('/emails', { body })).status === 200
+    const answer = await service.request('/emails', { body })
+    id = ((await answer.json()) as { id: string }).id
+    return answer.status === 200
   })
+  await untilStatus(database, id, 'sent')
 }
 
 /** Runs statements in one transaction of a role, and undoes them unless told to keep them. */

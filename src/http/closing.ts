@@ -1,5 +1,6 @@
 import type { Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import { BriefMap } from '../brief-map.ts'
 
 /** For the rest of the head of a request that has begun to come when the end begins. */
 const GRACE_MS = 1_000
@@ -19,7 +20,7 @@ type Connection = {
  * their connections would hold the end up for as long as they may keep them. What is still open when `limit` fires is cut off.
  */
 export function createCloser(server: Server): (limit: AbortSignal) => Promise<void> {
-  const connections = new Map<Socket, Connection>()
+  const connections = new BriefMap<Socket, Connection>()
 
   server.on('connection', (socket: Socket) => {
     connections.set(socket, { socket, answers: [], readAtRest: 0 })
@@ -31,7 +32,7 @@ export function createCloser(server: Server): (limit: AbortSignal) => Promise<vo
     const { answers } = connection
     answers.push(answer)
     if (!server.listening) endWithLast(connection)
-    answer.on('close', () => {
+    answer.once('close', () => {
       answers.splice(answers.indexOf(answer), 1)
       connection.readAtRest = socket.bytesRead
       // One that was being sent when the end began did not say that its connection ends with it.

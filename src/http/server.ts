@@ -117,9 +117,9 @@ class UnderWay {
 
   begin(incoming: IncomingMessage, outgoing: ServerResponse): void {
     const { socket } = incoming
-    const requests = this.#requests.get(socket) ?? []
-    if (requests.push(incoming) === 1) this.#requests.set(socket, requests)
-    outgoing.on('close', () => {
+    const requests = this.#requestsOn(socket)
+    requests.push(incoming)
+    outgoing.once('close', () => {
       requests.splice(requests.indexOf(incoming), 1)
       socket.emit(ANSWERED)
     })
@@ -127,7 +127,7 @@ class UnderWay {
 
   /** All but the one whose body is at fault: it is what `act` answers. */
   whenAnswered(socket: Duplex, act: () => void): void {
-    const requests = this.#requests.get(socket) ?? []
+    const requests = this.#requestsOn(socket)
     const look = () => {
       if (requests.some(({ complete }) => complete)) return
       socket.off(ANSWERED, look)
@@ -135,6 +135,14 @@ class UnderWay {
     }
     socket.on(ANSWERED, look)
     look()
+  }
+
+  #requestsOn(socket: Duplex): IncomingMessage[] {
+    const known = this.#requests.get(socket)
+    if (known !== undefined) return known
+    const requests: IncomingMessage[] = []
+    this.#requests.set(socket, requests)
+    return requests
   }
 }
 
