@@ -3,9 +3,10 @@
  * leaves behind for each message its rendered parts or the reason why not. A template may be written by anyone and its
  * data come from anyone: whatever they hold, a message ends within `hardStopMs` and a little, in bounded memory.
  *
- * There are two lanes of one thread each. It starts with the first work; that of suspects ends when there has been none for a while. A template that was slow, was stopped or cost its thread's life is suspect
- * for a while and renders in a lane with its like; so are sources checked that nobody has rendered yet. Only that lane
- * gives up a message on which its thread is stuck, and after longer: on a crowded machine good ones are late as well. If a thread
+ * There are two lanes of one thread each. It starts with the first work; that of suspects ends when there has been none for a
+ * while. A template that was slow, was stopped or cost its thread's life is suspect for a while and renders in a lane with its
+ * like; so are sources checked that nobody has rendered yet. Only that lane gives up a message on which its thread is stuck, and
+ * after longer: on a crowded machine good ones are late as well. If a thread
  * dies, see `render-lane.ts`. If the process dies, nothing is lost: rendering has no effect but its result.
  */
 import { hash } from 'node:crypto'
