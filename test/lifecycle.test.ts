@@ -12,7 +12,7 @@ import { createTestDatabase, makeTestDirectory } from './support/database.ts'
 import { eventually } from './support/eventually.ts'
 import { spawnService } from './support/service.ts'
 
-const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url))
+const MAIN = fileURLToPath(new URL('../src/main.js', import.meta.url))
 
 type Started = {
   readonly process: ChildProcess

@@ -117,7 +117,7 @@ export type BenchService = {
 export async function startService(rig: Rig, options: ServiceOptions): Promise<BenchService> {
   const profiling =
     options.profileDir === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${options.profileDir}`]
-  const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
+  const main = fileURLToPath(new URL('../../src/main.js', import.meta.url))
   const child = spawn(process.execPath, [...NODE_OPTIONS, ...profiling, main], {
     env: {
       PATH: process.env.PATH,

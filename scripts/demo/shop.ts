@@ -70,7 +70,7 @@ export async function openShop(port: number, apiMailsPerSecond: number): Promise
 }
 
 function startService(dataDir: string, environment: Readonly<Record<string, string>>): ChildProcess {
-  return spawn(process.execPath, [fileURLToPath(new URL('../../src/main.ts', import.meta.url))], {
+  return spawn(process.execPath, [fileURLToPath(new URL('../../src/main.js', import.meta.url))], {
     env: { PATH: process.env.PATH, LOG_LEVEL: 'error', SLUICE_DATA_DIR: dataDir, ...environment },
     stdio: ['ignore', 'inherit', 'pipe'],
   })

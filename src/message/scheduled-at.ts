@@ -1,4 +1,4 @@
-import { en } from 'chrono-node'
+import * as en from 'chrono-node/en'
 import { excerpt, isPrintableAscii } from './message-text.ts'
 
 /** Longer ones mean nothing, and what reads them may take time that grows faster than their length. */

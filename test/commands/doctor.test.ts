@@ -15,7 +15,7 @@ import { startKillablePostgres } from '../support/killable-postgres.ts'
 import { spawnService, TEST_KEY } from '../support/service.ts'
 import { startSmtpSink } from '../support/smtp-sink.ts'
 
-const MAIN = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
+const MAIN = fileURLToPath(new URL('../../src/main.js', import.meta.url))
 
 async function doctor(environment: Record<string, string>, ...args: string[]) {
   const { PATH, NODE_COMPILE_CACHE } = process.env

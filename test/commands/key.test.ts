@@ -10,7 +10,7 @@ import { Keyring } from '../../src/keys/keyring.ts'
 import { createLog } from '../../src/log.ts'
 import { createTestDatabase, type TestDatabase } from '../support/database.ts'
 
-const MAIN = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
+const MAIN = fileURLToPath(new URL('../../src/main.js', import.meta.url))
 
 let database: TestDatabase
 let identify: (key: string) => ReturnType<Keyring['identify']>

@@ -305,7 +305,7 @@ async function sendsMail(t: TestContext, url: string): Promise<void> {
 async function runMain(t: TestContext, url: string, args: string[]) {
   const child = spawn(
     process.execPath,
-    [fileURLToPath(new URL('../../src/main.ts', import.meta.url)), ...args],
+    [fileURLToPath(new URL('../../src/main.js', import.meta.url)), ...args],
     {
       env: { PATH: process.env.PATH, DATABASE_URL: url, PORT: '0', LOG_LEVEL: 'silent' },
       stdio: ['ignore', 'ignore', 'pipe'],

@@ -11,7 +11,7 @@ import { eventually } from '../support/eventually.ts'
 import { orderMail, TEST_KEY } from '../support/service.ts'
 import { startSmtpSink } from '../support/smtp-sink.ts'
 
-const MAIN = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
+const MAIN = fileURLToPath(new URL('../../src/main.js', import.meta.url))
 
 let database: TestDatabase
 before(async (t) => {

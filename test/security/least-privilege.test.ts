@@ -25,7 +25,7 @@ const SCRIPT = `
 for place in $(cut -d' ' -f5 /proc/self/mountinfo | grep -vE '^/(proc|sys|dev)(/|$)'); do
   mount -o remount,bind,ro "$place" 2>/dev/null
 done
-exec setpriv --reuid=${NOBODY} --regid=${NOBODY} --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all "$0" src/main.ts`
+exec setpriv --reuid=${NOBODY} --regid=${NOBODY} --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all "$0" src/main.js`
 
 /** Why it cannot be tried here, or undefined. */
 async function obstacle(): Promise<string | undefined> {
@@ -45,7 +45,7 @@ async function obstacle(): Promise<string | undefined> {
       '--clear-groups',
       process.execPath,
       '--check',
-      `${ROOT}src/main.ts`,
+      `${ROOT}src/main.js`,
     ])
   } catch (error) {
     return `namespaces, setpriv, or this checkout are not open to another user: ${(error as Error).message.split('\n')[0]}`
@@ -139,7 +139,7 @@ test('the image runs node itself, as a user, and brings neither npm’s scripts 
   assert.match(dockerfile, /npm ci --omit=dev --omit=optional --ignore-scripts/)
   assert.match(last, /^USER node$/m)
   // In the form of lists, which no shell reads.
-  assert.match(last, /^CMD \["node", (?:"--[\w=-]+", )*"src\/main\.ts"\]$/m)
+  assert.match(last, /^CMD \["node", (?:"--[\w=-]+", )*"src\/main\.js"\]$/m)
   assert.match(last, /^ {2}CMD \["node", "-e", /m)
   assert.doesNotMatch(last, /^(?:RUN|ADD|ENTRYPOINT|VOLUME)\b/m)
   assert.doesNotMatch(last, /(?:PASSWORD|SECRET|TOKEN|_KEY|DATABASE_URL|SMTP_URL)=/)

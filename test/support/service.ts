@@ -71,7 +71,7 @@ export async function spawnService(
   extra: Environment = {},
   { prefix = [], nodeOptions = [] }: Launch = {},
 ): Promise<SpawnedService> {
-  const main = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
+  const main = fileURLToPath(new URL('../../src/main.js', import.meta.url))
   const [command = '', ...rest] = [...prefix, process.execPath, ...nodeOptions, main]
   const child = spawn(command, rest, {
     env: {

@@ -148,7 +148,7 @@ async function supervised<Started>(start: () => Promise<Started>): Promise<Start
 
 /** `npm start -- migrate` that dies; resolves with the signal that ended it. */
 export async function migrateUntil(point: CrashPoint, url: string): Promise<NodeJS.Signals | null> {
-  const main = fileURLToPath(new URL('../../../src/main.ts', import.meta.url))
+  const main = fileURLToPath(new URL('../../../src/main.js', import.meta.url))
   const child = spawn(process.execPath, [...dieAt(point), main, 'migrate'], {
     env: { PATH: process.env.PATH, DATABASE_URL: url, LOG_LEVEL: 'silent' },
     stdio: 'ignore',

@@ -3,6 +3,7 @@
  * the message it is on into shared memory, where the lane watches it.
  * It may be killed, or run out of memory, at any point: it holds nothing that the lane cannot send again.
  */
+import { flushCompileCache } from 'node:module'
 import { parentPort, workerData } from 'node:worker_threads'
 import { type CompiledTemplate, compile, renderMessage } from './compiled-template.ts'
 import type { TemplateSource } from './contract.ts'
@@ -31,6 +32,8 @@ const compiled = new Map<string, CompiledTemplate>()
 if (parentPort === null) throw new Error('render-thread.ts runs as a worker thread only')
 const lane = parentPort
 lane.on('message', (post: ThreadPost) => work(post))
+// Now, since a thread that is killed writes nothing at its end.
+flushCompileCache()
 
 function work({ learn, forget, messages }: ThreadPost): void {
   for (const key of forget) {

@@ -1,3 +1,5 @@
+import { getCompileCacheDir } from 'node:module'
+import { dirname } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { THREAD_NURSERY_MB } from './limits.ts'
 import { NO_MESSAGE, type ThreadPost, type ThreadReport, type ThreadSettings } from './thread-messages.ts'
@@ -54,7 +56,7 @@ export class WatchedThread {
     this.#worker = new Worker(new URL('./render-thread.ts', import.meta.url), {
       workerData,
       // No secrets of the service and none of its flags: this thread works for strangers.
-      env: {},
+      env: compileCache(),
       execArgv: [],
       name: 'render',
       resourceLimits: {
@@ -134,4 +136,11 @@ export class WatchedThread {
     void this.stop()
     this.#events.ended({ cause, position, whileDeriving, error })
   }
+}
+
+/** The one of this process, if it has one: a thread does not come to it by itself. */
+function compileCache(): { readonly NODE_COMPILE_CACHE?: string } {
+  // In a directory for this version of node.
+  const dir = getCompileCacheDir()
+  return dir === undefined ? {} : { NODE_COMPILE_CACHE: dirname(dir) }
 }

@@ -1,5 +1,3 @@
-import { enableCompileCache } from 'node:module'
-import { fileURLToPath } from 'node:url'
 import { setFlagsFromString } from 'node:v8'
 import { DOCTOR_USAGE, runDoctor } from './commands/doctor.ts'
 import { runEncryptionKey } from './commands/encryption-key.ts'
@@ -21,9 +19,6 @@ Settings, from the environment:
 ${describeSettings()}
 `
 
-/** What the service is made of, compiled for the next start. Where nothing may be written, each start compiles it. */
-const COMPILED = fileURLToPath(new URL('../node_modules/.cache/compiled', import.meta.url))
-
 /** Collects when the heap has grown by so much, where V8 would wait for up to three times what lives (docs/performance.md). */
 const HEAP_GROWTH = '--heap-growing-percent=35'
 
@@ -42,7 +37,6 @@ async function main([command = 'start', ...args]: readonly string[]): Promise<nu
   const [extra] = args
   if (extra !== undefined) throw new UsageError(`"${command}" takes no "${extra}"`, USAGE)
   if (command === 'start') {
-    enableCompileCache(COMPILED)
     setFlagsFromString(HEAP_GROWTH)
     // The other commands answer in half the time without all that the service is made of.
     const { runService } = await import('./commands/start.ts')
