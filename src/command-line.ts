@@ -20,7 +20,7 @@ ${describeSettings()}
 `
 
 /** Collects when the heap has grown by so much, where V8 would wait for up to three times what lives (docs/performance.md). */
-const HEAP_GROWTH = '--heap-growing-percent=35'
+const HEAP_GROWTH = '--heap-growing-percent=50'
 
 /** What is still open by then, such as a socket to a server that hangs, does not keep the process. */
 const LINGER_MS = 1_000
