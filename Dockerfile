@@ -4,6 +4,16 @@ WORKDIR /sluice
 COPY package.json package-lock.json ./
 RUN npm ci --omit=dev --omit=optional --ignore-scripts
 
+# By the user who runs it, as nothing may be written later (src/main.js). What renders wants to be a thread, and is compiled all the same.
+FROM modules AS compiled
+COPY src src
+RUN mkdir node_modules/.cache && chown node node_modules/.cache
+USER node
+ENV NODE_COMPILE_CACHE=node_modules/.cache/compiled
+RUN node src/main.js --help > /dev/null
+RUN node -e "import('./src/commands/start.ts')"
+RUN node -e "import('./src/processing/render/render-thread.ts').catch(() => undefined)"
+
 FROM node:24-slim
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=3000
 WORKDIR /sluice
@@ -11,10 +21,8 @@ COPY --from=modules /sluice/node_modules node_modules
 COPY package.json ./
 COPY migrations migrations
 COPY src src
-RUN mkdir node_modules/.cache && chown node node_modules/.cache
+COPY --from=compiled /sluice/node_modules/.cache node_modules/.cache
 USER node
-# Compiled now, and for this user, as nothing may be written later (src/main.js).
-RUN node src/main.js --help > /dev/null && NODE_COMPILE_CACHE=node_modules/.cache/compiled node -e "for (const part of ['commands/start', 'processing/render/render-thread']) import('./src/' + part + '.ts').catch(() => undefined)"
 EXPOSE 3000
 # What stops it has to wait for longer than SLUICE_STOP_TIMEOUT_MS before it kills: docker stop --time 30.
 STOPSIGNAL SIGTERM
