@@ -4,16 +4,6 @@ WORKDIR /sluice
 COPY package.json package-lock.json ./
 RUN npm ci --omit=dev --omit=optional --ignore-scripts
 
-# By the user who runs it, as nothing may be written later (src/main.js). What renders wants to be a thread, and is compiled all the same.
-FROM modules AS compiled
-COPY src src
-RUN mkdir node_modules/.cache && chown node node_modules/.cache
-USER node
-ENV NODE_COMPILE_CACHE=node_modules/.cache/compiled
-RUN node src/main.js --help > /dev/null
-RUN node -e "import('./src/commands/start.ts')"
-RUN node -e "import('./src/processing/render/render-thread.ts').catch(() => undefined)"
-
 FROM node:24-slim
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=3000
 WORKDIR /sluice
@@ -21,7 +11,6 @@ COPY --from=modules /sluice/node_modules node_modules
 COPY package.json ./
 COPY migrations migrations
 COPY src src
-COPY --from=compiled /sluice/node_modules/.cache node_modules/.cache
 USER node
 EXPOSE 3000
 # What stops it has to wait for longer than SLUICE_STOP_TIMEOUT_MS before it kills: docker stop --time 30.

@@ -1,4 +1,3 @@
-import { setFlagsFromString } from 'node:v8'
 import { DOCTOR_USAGE, runDoctor } from './commands/doctor.ts'
 import { runEncryptionKey } from './commands/encryption-key.ts'
 import { EXIT_CONFIG, EXIT_FAILURE, EXIT_USAGE, UsageError } from './commands/exit.ts'
@@ -19,9 +18,6 @@ Settings, from the environment:
 ${describeSettings()}
 `
 
-/** Collects when the heap has grown by so much, where V8 would wait for up to three times what lives (docs/performance.md). */
-const HEAP_GROWTH = '--heap-growing-percent=50'
-
 /** What is still open by then, such as a socket to a server that hangs, does not keep the process. */
 const LINGER_MS = 1_000
 
@@ -37,7 +33,6 @@ async function main([command = 'start', ...args]: readonly string[]): Promise<nu
   const [extra] = args
   if (extra !== undefined) throw new UsageError(`"${command}" takes no "${extra}"`, USAGE)
   if (command === 'start') {
-    setFlagsFromString(HEAP_GROWTH)
     // The other commands answer in half the time without all that the service is made of.
     const { runService } = await import('./commands/start.ts')
     return runService(readConfig(process.env))

@@ -43,8 +43,8 @@ export const SOFT_STOP_MS = 250
 export const SUSPECT_STOP_MS = 2_000
 
 /**
- * How long the thread of suspects is kept without work: longer than between two looks at a draft in quick succession. It holds some
- * 20 MB; to start another one takes 100 ms, on a crowded machine more.
+ * How long the thread of suspects is kept without work: longer than between two looks at a draft in quick succession. It holds a heap
+ * of its own; to start another one takes 100 ms, on a crowded machine more.
  */
 export const SUSPECT_KEPT_MS = 15_000
 

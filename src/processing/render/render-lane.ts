@@ -4,8 +4,8 @@
  * on with those that have no outcome yet; some may be rendered twice, which changes nothing. If it dies outside any
  * message, the job is rejected: no message is to blame. If it dies while it makes text of HTML, the message goes without. If the process dies, nothing was promised yet.
  *
- * A thread with nothing to do is kept, or ended after `keptMs` where that is given: it holds some 20 MB, and another one starts in a
- * tenth of a second.
+ * A thread with nothing to do is kept, or ended after `keptMs` where that is given: it holds a heap of its own, and another one starts
+ * in a tenth of a second.
  *
  * The more urgent job has the thread after at most one message of another; equals take turns. Without that, four hundred
  * messages of a newsletter whose template takes 50 ms would hold up a password reset for twenty seconds.

@@ -55,7 +55,7 @@ export class WatchedThread {
     this.#position[0] = NO_MESSAGE
     this.#worker = new Worker(new URL('./render-thread.ts', import.meta.url), {
       workerData,
-      // No secrets of the service and none of its flags: this thread works for strangers.
+      // No secrets of the service and no arguments: this thread works for strangers.
       env: compileCache(),
       execArgv: [],
       name: 'render',
@@ -140,7 +140,7 @@ export class WatchedThread {
 
 /** The one of this process, if it has one: a thread does not come to it by itself. */
 function compileCache(): { readonly NODE_COMPILE_CACHE?: string } {
-  // In a directory for this version of node.
+  // It is in a directory for this Node, its flags and this user.
   const dir = getCompileCacheDir()
   return dir === undefined ? {} : { NODE_COMPILE_CACHE: dirname(dir) }
 }
