@@ -18,4 +18,4 @@ STOPSIGNAL SIGTERM
 # A container that is only a worker answers where SLUICE_METRICS_PORT says.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
   CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.SLUICE_METRICS_PORT || process.env.PORT}/healthz`).then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
-CMD ["node", "--max-semi-space-size=16", "src/main.js"]
+CMD ["node", "--max-semi-space-size=8", "src/main.js"]

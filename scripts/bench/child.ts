@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url'
 import type { Guard } from './guard.ts'
 
 /** As `npm start` has it (docs/production.md on memory): every process gets the same, whoever is compared. */
-export const NODE_OPTIONS = ['--max-semi-space-size=16']
+export const NODE_OPTIONS = ['--max-semi-space-size=8']
 
 /** Starts one of the benchmark's own processes. Each ends by itself when its channel to this one breaks. */
 export function startChild(guard: Guard, file: string, args: readonly string[] = []): ChildProcess {

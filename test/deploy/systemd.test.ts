@@ -106,7 +106,7 @@ test('node is started itself, has time to finish, and is not restarted where tha
     assert.ok(program.startsWith(`${INSTALLED}/`))
     assert.equal(only(unit, 'Service', 'WorkingDirectory'), INSTALLED)
     await access(join(ROOT, program.slice(INSTALLED.length)), constants.X_OK)
-    assert.deepEqual(args, ['--max-semi-space-size=16', 'src/main.js'])
+    assert.deepEqual(args, ['--max-semi-space-size=8', 'src/main.js'])
     await access(join(ROOT, args[1] ?? ''))
     const { stopTimeoutMs } = readDeployed(await environmentOf(unit, '1'))
     assert.ok(Number(only(unit, 'Service', 'TimeoutStopSec')) * 1_000 >= stopTimeoutMs + GIVE_UP_MS)
