@@ -1,6 +1,7 @@
 /**
- * What `npm start` runs: the command line, compiled before if it can be. JavaScript, since this comes before the first TypeScript:
- * once Node has taken the types out of one file, what it does that with stays in memory, 19 MB a thread. A file in the cache needs it no more.
+ * What every command starts with: the command line, compiled before if it can be. JavaScript, since it comes before the first
+ * TypeScript: once Node has taken the types out of one file, what it does that with stays in memory, 19 MB a thread. A file in the
+ * cache does not need it.
  */
 import module from 'node:module'
 import { fileURLToPath } from 'node:url'

@@ -6,7 +6,7 @@ import { promisify } from 'node:util'
 
 const MAIN = fileURLToPath(new URL('../src/main.js', import.meta.url))
 
-/** What Node takes types out with: 19 MB that stay. */
+/** Whether Node has loaded amaro, which it takes types out with. */
 const TOLD_AT_THE_END = `process.on('exit', () => process.stderr.write(String(process.moduleLoadList.some((name) => name.includes('deps/amaro')))))`
 
 async function readsTypes(environment: NodeJS.ProcessEnv): Promise<string> {

@@ -78,7 +78,8 @@ async function performAll(runs: readonly FailureRun[], options: Options): Promis
       continue
     }
     rows.push(await performOne(run, options.form, guard, interruption.signal))
-    if (options.isRecorded) await record(rows.slice(-1), loadBefore)
+    // What was interrupted has found out nothing.
+    if (options.isRecorded && !interruption.signal.aborted) await record(rows.slice(-1), loadBefore)
     if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(rows, null, 2)}\n`)
   }
   console.log(`\n${rowsTable(rows)}\n`)
