@@ -11,6 +11,7 @@ import { promisify } from 'node:util'
 import { createTestDatabase, makeTestDirectory } from './support/database.ts'
 import { eventually } from './support/eventually.ts'
 import { spawnService } from './support/service.ts'
+import { stallMigrations } from './support/stalled-migration.ts'
 
 const MAIN = fileURLToPath(new URL('../src/main.js', import.meta.url))
 
@@ -132,6 +133,25 @@ test('when its port is taken it says so and ends, leaving no worker behind', asy
   assert.equal(await service.ended, 1)
   assert.match(await service.shown(/EADDRINUSE/), new RegExp(String(port)))
   assert.deepEqual(await database.query('select * from mail.worker'), [])
+})
+
+test('a signal in the moment in which it is ready finds it listening for that, and its worker signs off', async (t) => {
+  const database = await createTestDatabase(t)
+  for (const roles of ['api', 'worker', 'api,worker']) {
+    const service = await spawnService(t, database.url, { SLUICE_ROLES: roles })
+    service.process.kill('SIGTERM')
+    assert.equal(await service.ended, 0, roles)
+    assert.match(service.output(), /"isClean":true/)
+  }
+  assert.deepEqual(await database.query('select * from mail.worker'), [])
+})
+
+test('a signal ends it while it waits for another to migrate', async (t) => {
+  const database = await createTestDatabase(t)
+  const { untilOneWaits } = await stallMigrations(database)
+  const service = start(t, { DATABASE_URL: database.url })
+  await untilOneWaits()
+  await stop(service)
 })
 
 test('a process of workers alone gives way to others on the machine, unless it was given a priority', async (t) => {

@@ -52,6 +52,8 @@ export async function migrate(options: MigrateOptions): Promise<Migrated> {
     ...verifiedTls(url),
     application_name: 'sluice migrate',
   })
+  // What was asked fails of a lost connection; without a listener the process would too.
+  client.on('error', () => undefined)
   await client.connect().catch((error: unknown) => {
     throw explainTls(url, error)
   })

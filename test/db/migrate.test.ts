@@ -12,6 +12,7 @@ import { createTestDatabase, startTestPostgres, withDatabase } from '../support/
 import { eventually } from '../support/eventually.ts'
 import { orderMail, startTestService } from '../support/service.ts'
 import { startSmtpSink } from '../support/smtp-sink.ts'
+import { stallMigrations } from '../support/stalled-migration.ts'
 
 type Line = { readonly fields: Record<string, unknown>; readonly text: string }
 
@@ -114,6 +115,17 @@ test('a migration that fails leaves nothing of itself', async (t) => {
   const before = await pictureOf(database.url)
   await assert.rejects(migrate({ url: database.url, log: listening().log }), /failed and was rolled back/)
   assert.deepEqual(await pictureOf(database.url), before)
+})
+
+test('a connection that is lost while it migrates fails the migration, not the process', async (t) => {
+  const database = await createTestDatabase(t)
+  const { untilOneIsCutOff } = await stallMigrations(database)
+  const migrating = assert.rejects(
+    migrate({ url: database.url, log: listening().log }),
+    /connection|terminat/i,
+  )
+  await untilOneIsCutOff()
+  await migrating
 })
 
 test('a user who may not create roles migrates and works with a warning', async (t) => {
