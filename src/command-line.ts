@@ -5,7 +5,9 @@ import { HOLD_USAGE, runHold, runRelease } from './commands/hold.ts'
 import { KEY_USAGE, runKey } from './commands/key.ts'
 import { runMigrate } from './commands/migrate.ts'
 import { ConfigError, describeSettings, readConfig } from './config.ts'
+import { EmbeddedPostgresError } from './db/embedded-error.ts'
 import { SchemaError } from './db/schema-error.ts'
+import { DatabaseUnreachableError } from './db/unreachable.ts'
 import { DatabaseTlsError } from './db/verified-tls.ts'
 
 const USAGE = `Sluice: an email queue backend that needs nothing but Postgres
@@ -17,6 +19,17 @@ ${DOCTOR_USAGE}${HOLD_USAGE}${KEY_USAGE}  npm start -- encryption-key      print
 Settings, from the environment:
 ${describeSettings()}
 `
+
+/** The message of these says what to do: where in the code it happened would only hide that. */
+const UNDERSTOOD = [
+  ConfigError,
+  SchemaError,
+  DatabaseTlsError,
+  DatabaseUnreachableError,
+  EmbeddedPostgresError,
+  UsageError,
+] as const
+type Understood = InstanceType<(typeof UNDERSTOOD)[number]>
 
 /** What is still open by then, such as a socket to a server that hangs, does not keep the process. */
 const LINGER_MS = 1_000
@@ -48,15 +61,20 @@ process.stderr.on('error', () => undefined)
 try {
   process.exitCode = await main(process.argv.slice(2))
 } catch (error) {
-  const isUnderstood =
-    error instanceof ConfigError ||
-    error instanceof SchemaError ||
-    error instanceof DatabaseTlsError ||
-    error instanceof UsageError
-  process.stderr.write(`${isUnderstood ? error.message : describe(error)}\n`)
-  process.exitCode = error instanceof UsageError ? EXIT_USAGE : isUnderstood ? EXIT_CONFIG : EXIT_FAILURE
+  process.stderr.write(`${isUnderstood(error) ? error.message : describe(error)}\n`)
+  process.exitCode = isUnderstood(error) ? exitCodeOf(error) : EXIT_FAILURE
 }
 setTimeout(() => process.exit(), LINGER_MS).unref()
+
+function isUnderstood(error: unknown): error is Understood {
+  return UNDERSTOOD.some((kind) => error instanceof kind)
+}
+
+/** A supervisor starts again what may go better next time, and not what a person has to put right first. */
+function exitCodeOf(error: Understood): number {
+  if (error instanceof UsageError) return EXIT_USAGE
+  return 'retryable' in error && error.retryable ? EXIT_FAILURE : EXIT_CONFIG
+}
 
 function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error)

@@ -2,13 +2,15 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { getPriority } from 'node:os'
+import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import { createTestDatabase, makeTestDirectory } from './support/database.ts'
+import { createTestDatabase, makeTestDirectory, withDatabase } from './support/database.ts'
 import { eventually } from './support/eventually.ts'
 import { spawnService } from './support/service.ts'
 import { stallMigrations } from './support/stalled-migration.ts'
@@ -172,6 +174,31 @@ test('settings that cannot be used are reported all at once, with an exit code o
   const text = await service.shown(/SLUICE_NOT_A_SETTING/)
   assert.match(text, /PORT:? must be a whole number/)
   assert.match(text, /SLUICE_ROLES/)
+})
+
+test('a database that cannot be had is told of with what to do, and not with where in the code that showed', async (t) => {
+  const database = await createTestDatabase(t)
+  const cases = [
+    [
+      'postgresql://app:hidden@127.0.0.1:1/mail',
+      /^127\.0\.0\.1:1\/mail cannot be reached: .*\nWhat to do: start Postgres there/,
+    ],
+    [
+      withDatabase(database.url, 'nowhere'),
+      /\/nowhere cannot be reached: .*\nWhat to do: create the database/,
+    ],
+  ] as const
+  for (const [url, text] of cases) {
+    const service = start(t, { DATABASE_URL: url })
+    assert.equal(await service.ended, 1, 'it may be there in a moment')
+    const shown = await service.shown(text)
+    assert.doesNotMatch(shown, /^ {4}at |hidden/m)
+  }
+  const dataDir = await makeTestDirectory(t)
+  await writeFile(join(dataDir, 'connection.json'), 'broken')
+  const service = start(t, { SLUICE_DATA_DIR: dataDir })
+  assert.equal(await service.ended, 78)
+  assert.doesNotMatch(await service.shown(/connection\.json.* cannot be read/), /^ {4}at /m)
 })
 
 test('what it is asked to do is done and it ends: help, migrate, an unknown command', async (t) => {

@@ -10,6 +10,7 @@ import { refuseTransactionPooler } from './pooler.ts'
 import { actAsOwner, missingRolesAdvice } from './roles.ts'
 import { SchemaError } from './schema-error.ts'
 import { SQLSTATE, sqlState } from './sqlstate.ts'
+import { DatabaseUnreachableError } from './unreachable.ts'
 import { explainTls, verifiedTls } from './verified-tls.ts'
 
 /**
@@ -55,7 +56,8 @@ export async function migrate(options: MigrateOptions): Promise<Migrated> {
   // What was asked fails of a lost connection; without a listener the process would too.
   client.on('error', () => undefined)
   await client.connect().catch((error: unknown) => {
-    throw explainTls(url, error)
+    const explained = explainTls(url, error)
+    throw explained === error ? new DatabaseUnreachableError(url, error) : explained
   })
   try {
     await refuseOldPostgres(client)

@@ -1,6 +1,7 @@
 import type { Client } from 'pg'
 import { type Config, ConfigError, readConfig } from '../config.ts'
 import { sqlState } from '../db/sqlstate.ts'
+import { placeOfUrl } from '../db/unreachable.ts'
 import { checkConnections, checkLimits, checkMemory, checkSize } from './capacity.ts'
 import { checkClock } from './clock.ts'
 import { checkDurability } from './durability.ts'
@@ -18,7 +19,6 @@ import {
   checkPooled,
   checkSession,
   connect,
-  placeOfUrl,
   unreachable,
 } from './reachability.ts'
 import { createReader, type Reader } from './reader.ts'

@@ -8,7 +8,7 @@ import {
   readPooledConnection,
   SESSION_ADVICE,
 } from '../db/pooler.ts'
-import { sqlState } from '../db/sqlstate.ts'
+import { adviceFor, describeUnreachable } from '../db/unreachable.ts'
 import { explainTls } from '../db/verified-tls.ts'
 import { type Finding, ok, problem, warning } from './finding.ts'
 
@@ -35,42 +35,8 @@ export async function connect(url: string): Promise<Client> {
   return client
 }
 
-/** Where a URL leads, without its password. */
-export function placeOfUrl(url: string): string {
-  const parsed = URL.parse(url)
-  if (parsed === null) return 'the database'
-  const host = parsed.searchParams.get('host') ?? parsed.hostname
-  return `${host === '' ? 'the local socket' : host}${parsed.port === '' ? '' : `:${parsed.port}`}${parsed.pathname}`
-}
-
 export function unreachable(name: string, url: string, error: unknown): Finding {
-  const reason = error instanceof Error ? error.message || error.name : String(error)
-  return problem(name, `${placeOfUrl(url)} cannot be reached: ${reason}`, adviceFor(error, name))
-}
-
-/** By SQLSTATE (PostgreSQL manual, appendix A) or the system's code. */
-function adviceFor(error: unknown, variable: string): string {
-  const code = sqlState(error) ?? (error as { code?: unknown } | null)?.code
-  switch (code) {
-    case '28P01':
-    case '28000':
-      return `correct user and password in ${variable} (percent-encoded), or let the user in by pg_hba.conf`
-    case '3D000':
-      return `create the database, or correct its name in ${variable}`
-    case '42501':
-      return 'grant connect on the database to this user'
-    case '53300':
-      return 'all connections are taken: raise max_connections, or end processes that hold idle ones'
-    case '57P03':
-      return 'the server is starting, stopping or recovering: wait, and look at its log'
-    case 'ENOTFOUND':
-    case 'EAI_AGAIN':
-      return `correct the host in ${variable}, or repair the name service of this machine`
-    case 'ECONNREFUSED':
-      return `start Postgres there, correct host and port in ${variable}, or let it listen on this address (listen_addresses)`
-    default:
-      return `check host, port and firewall, and whether the server asks for TLS (sslmode in ${variable})`
-  }
+  return problem(name, describeUnreachable(url, error), adviceFor(error, name))
 }
 
 export async function checkLatency(client: Client): Promise<Finding> {

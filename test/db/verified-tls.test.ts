@@ -77,13 +77,14 @@ test('a server elsewhere that speaks no TLS hears nothing but the question for i
   assert.deepEqual(Buffer.concat(server.heard), SSL_REQUEST)
 })
 
-test('a refusal that is not about TLS stays what it is', async () => {
+test('a refusal that is not about TLS is told as what it is', async () => {
   const free = createServer()
   await once(free.listen(0, '127.0.0.1'), 'listening')
   const { port } = free.address() as AddressInfo
   free.close()
   await once(free, 'close')
   await assert.rejects(migrate({ url: `postgresql://app@127.0.0.1:${port}/x`, log: LOG as never }), {
-    code: 'ECONNREFUSED',
+    code: 'database_unreachable',
+    message: /cannot be reached: connect ECONNREFUSED/,
   })
 })

@@ -1,0 +1,52 @@
+import { sqlState } from './sqlstate.ts'
+
+/** No connection can be had: the server is away, or lets nobody in under that name. The message says what to do. */
+export class DatabaseUnreachableError extends Error {
+  readonly code = 'database_unreachable'
+  /** It may be starting, or be given another address. */
+  readonly retryable = true
+
+  constructor(url: string, cause: unknown) {
+    super(`${describeUnreachable(url, cause)}.\nWhat to do: ${adviceFor(cause, 'the URL')}.`, { cause })
+    this.name = 'DatabaseUnreachableError'
+  }
+}
+
+/** `db.example.com:5432/mail cannot be reached: connect ECONNREFUSED`. */
+export function describeUnreachable(url: string, error: unknown): string {
+  const reason = error instanceof Error ? error.message || error.name : String(error)
+  return `${placeOfUrl(url)} cannot be reached: ${reason}`
+}
+
+/** Where a URL leads, without its password. */
+export function placeOfUrl(url: string): string {
+  const parsed = URL.parse(url)
+  if (parsed === null) return 'the database'
+  const host = parsed.searchParams.get('host') ?? parsed.hostname
+  return `${host === '' ? 'the local socket' : host}${parsed.port === '' ? '' : `:${parsed.port}`}${parsed.pathname}`
+}
+
+/** By SQLSTATE (PostgreSQL manual, appendix A) or the system's code; `where` is where the URL is written. */
+export function adviceFor(error: unknown, where: string): string {
+  const code = sqlState(error) ?? (error as { code?: unknown } | null)?.code
+  switch (code) {
+    case '28P01':
+    case '28000':
+      return `correct user and password in ${where} (percent-encoded), or let the user in by pg_hba.conf`
+    case '3D000':
+      return `create the database, or correct its name in ${where}`
+    case '42501':
+      return 'grant connect on the database to this user'
+    case '53300':
+      return 'all connections are taken: raise max_connections, or end processes that hold idle ones'
+    case '57P03':
+      return 'the server is starting, stopping or recovering: wait, and look at its log'
+    case 'ENOTFOUND':
+    case 'EAI_AGAIN':
+      return `correct the host in ${where}, or repair the name service of this machine`
+    case 'ECONNREFUSED':
+      return `start Postgres there, correct host and port in ${where}, or let it listen on this address (listen_addresses)`
+    default:
+      return `check host, port and firewall, and whether the server asks for TLS (sslmode in ${where})`
+  }
+}
