@@ -20,7 +20,7 @@ Settings, from the environment:
 ${describeSettings()}
 `
 
-/** The message of these says what to do: where in the code it happened would only hide that. */
+/** The message of these says all: where in the code it happened would only hide that. */
 const UNDERSTOOD = [
   ConfigError,
   SchemaError,
@@ -70,10 +70,11 @@ function isUnderstood(error: unknown): error is Understood {
   return UNDERSTOOD.some((kind) => error instanceof kind)
 }
 
-/** A supervisor starts again what may go better next time, and not what a person has to put right first. */
+/** A supervisor does not start again what ends with EXIT_CONFIG. A database may be there a moment later. */
 function exitCodeOf(error: Understood): number {
   if (error instanceof UsageError) return EXIT_USAGE
-  return 'retryable' in error && error.retryable ? EXIT_FAILURE : EXIT_CONFIG
+  const mayPass = error instanceof DatabaseUnreachableError || error instanceof EmbeddedPostgresError
+  return mayPass ? EXIT_FAILURE : EXIT_CONFIG
 }
 
 function describe(error: unknown): string {

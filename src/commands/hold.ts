@@ -1,6 +1,5 @@
-import { Client } from 'pg'
 import type { Config } from '../config.ts'
-import { verifiedTls } from '../db/verified-tls.ts'
+import { openClient } from '../db/one-client.ts'
 import { createLog } from '../log.ts'
 import { EXIT_FAILURE, UsageError } from './exit.ts'
 import { withDatabase } from './with-database.ts'
@@ -25,8 +24,7 @@ export async function runRelease(config: Config, [way, ...extra]: readonly strin
 
 async function ask(config: Config, statement: string, word: string): Promise<number> {
   return withDatabase(config, createLog(config.logLevel), async ({ sessionUrl }) => {
-    const client = new Client({ connectionString: sessionUrl, ...verifiedTls(sessionUrl) })
-    await client.connect()
+    const client = await openClient(sessionUrl)
     try {
       const { rows } = await client.query<{ said: string }>(statement, [word])
       process.stdout.write(`${rows[0]?.said}\n`)

@@ -7,33 +7,26 @@ import { createKey, hasKeys } from '../keys/keys.ts'
 import { createLog, type Log, logConsole } from '../log.ts'
 import { startService } from '../service.ts'
 import { EXIT_FAILURE } from './exit.ts'
-import { type ReachedDatabase, withDatabase } from './with-database.ts'
+import { withDatabase } from './with-database.ts'
 
-/** Without a command: the chosen roles, until a signal ends them. A signal while it starts ends it as well, and as cleanly. */
+/** Without a command: the chosen roles, until a signal ends them; from when there is a database it ends a start as cleanly. */
 export async function runService(config: Config): Promise<number> {
   const log = createLog(config.logLevel)
   logConsole(log)
-  const stopped = stopSignal(log)
   return withDatabase(config, log, async ({ url, sessionUrl, embedded }) => {
-    // May wait minutes for a lock; what a signal cuts off here, the next start repeats.
-    const prepared = await Promise.race([prepare({ config, url, sessionUrl, embedded, log }), stopped])
-    if (prepared === undefined) return 0
-    const service = await startService({ config, log, databaseUrl: url, serviceRole: prepared.serviceRole })
+    const stopped = stopSignal(log)
+    // May wait minutes for a lock; what a signal cuts off, the next start repeats.
+    const migrated = await Promise.race([migrate({ url: sessionUrl, log }), stopped])
+    if (migrated === undefined) return 0
+    const newKey = embedded && config.apiKey === undefined ? await makeFirstKey(url, log) : undefined
+    if (!config.roles.has('api') && !embedded) giveWay(log)
+    const service = await startService({ config, log, databaseUrl: url, serviceRole: migrated.serviceRole })
     // Now, since a process that is killed writes nothing at its end.
     flushCompileCache()
-    if (service.url !== undefined) greet({ config, url, embedded, service, newKey: prepared.newKey })
+    if (service.url !== undefined) greet({ config, url, embedded, service, newKey })
     await stopped
     return (await service.stop()) ? 0 : EXIT_FAILURE
   })
-}
-
-type Reached = ReachedDatabase & { readonly config: Config; readonly log: Log }
-
-async function prepare({ config, url, sessionUrl, embedded, log }: Reached) {
-  const { serviceRole } = await migrate({ url: sessionUrl, log })
-  const newKey = embedded && config.apiKey === undefined ? await makeFirstKey(url, log) : undefined
-  if (!config.roles.has('api') && !embedded) giveWay(log)
-  return { serviceRole, newKey }
 }
 
 /** As `nice` counts: about a third of the share of a process at 0, and all of it when nobody else wants it. */

@@ -50,9 +50,10 @@ async function readMajorVersion(postgres: string, account: Account | undefined):
     const { stdout } = await run(postgres, ['--version'], { cwd: '/', env: CHILD_ENV, ...identity })
     return Number(/\d+/.exec(stdout)?.[0])
   } catch (error) {
+    const said = error instanceof Error && 'stderr' in error ? String(error.stderr).trim() : ''
     throw new EmbeddedPostgresError(
       'platform_unsupported',
-      `${postgres} does not run on this system (${codeOf(error) ?? 'it ended with an error'}); ` +
+      `${postgres} does not run on this system (${said || codeOf(error) || 'it ended with an error'}); ` +
         'the embedded Postgres needs glibc. Set DATABASE_URL to use another server.',
       { cause: error },
     )

@@ -1,17 +1,16 @@
 import { createHash } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { setTimeout as delay } from 'node:timers/promises'
-import { Client } from 'pg'
+import type { Client } from 'pg'
 import { reached } from '../crash-point.ts'
 import { installBoss } from '../queue/boss.ts'
 import { queuesFor } from '../queue/queues.ts'
 import { takeTurn } from './migrate-turn.ts'
+import { openClient } from './one-client.ts'
 import { refuseTransactionPooler } from './pooler.ts'
 import { actAsOwner, missingRolesAdvice } from './roles.ts'
 import { SchemaError } from './schema-error.ts'
 import { SQLSTATE, sqlState } from './sqlstate.ts'
-import { DatabaseUnreachableError } from './unreachable.ts'
-import { explainTls, verifiedTls } from './verified-tls.ts'
 
 /**
  * Brings a database to this version: the roles, pg-boss's schema, our migrations in order, the queues,
@@ -48,17 +47,7 @@ export type Migrated = {
 
 export async function migrate(options: MigrateOptions): Promise<Migrated> {
   const { url } = options
-  const client = new Client({
-    connectionString: url,
-    ...verifiedTls(url),
-    application_name: 'sluice migrate',
-  })
-  // What was asked fails of a lost connection; without a listener the process would too.
-  client.on('error', () => undefined)
-  await client.connect().catch((error: unknown) => {
-    const explained = explainTls(url, error)
-    throw explained === error ? new DatabaseUnreachableError(url, error) : explained
-  })
+  const client = await openClient(url, { application_name: 'sluice migrate' })
   try {
     await refuseOldPostgres(client)
     // The lock below would stay behind in a connection that others use.
@@ -196,7 +185,8 @@ async function applyOnce(client: Client, { version, name }: Migration, text: str
     await client.query('commit')
     reached('migrate.committed')
   } catch (error) {
-    await client.query('rollback')
+    // A lost connection has rolled back by itself, and is what the error tells of.
+    await client.query('rollback').catch(() => undefined)
     throw error
   }
 }

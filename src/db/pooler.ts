@@ -1,5 +1,6 @@
-import { Client, type ClientBase } from 'pg'
+import type { Client, ClientBase } from 'pg'
 import { pooledSettings } from './connection-settings.ts'
+import { openClient } from './one-client.ts'
 import { SchemaError } from './schema-error.ts'
 
 /**
@@ -25,12 +26,7 @@ export async function poolingOf(client: Client, url: string): Promise<Pooling> {
   // What the server calls itself when it greets. A pooler that greets by itself makes up a number.
   const { processID } = client as unknown as { processID: number | null }
   if (processID === (await serverOf(client))) return 'none'
-  const other = new Client({
-    ...pooledSettings(url),
-    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-    query_timeout: CONNECT_TIMEOUT_MS,
-  })
-  await other.connect()
+  const other = await openBriefly(url)
   try {
     const servers = new Set<number>()
     for (let look = 0; look < LOOKS; look += 1) {
@@ -160,15 +156,15 @@ export async function placeOf(client: Client): Promise<string> {
 }
 
 async function connected<T>(url: string, work: (client: Client) => Promise<T>): Promise<T> {
-  const client = new Client({
-    ...pooledSettings(url),
-    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-    query_timeout: CONNECT_TIMEOUT_MS,
-  })
-  await client.connect()
+  const client = await openBriefly(url)
   try {
     return await work(client)
   } finally {
     await client.end()
   }
+}
+
+function openBriefly(url: string): Promise<Client> {
+  const limits = { connectionTimeoutMillis: CONNECT_TIMEOUT_MS, query_timeout: CONNECT_TIMEOUT_MS }
+  return openClient(url, { ...pooledSettings(url), ...limits })
 }

@@ -1,21 +1,29 @@
 import { sqlState } from './sqlstate.ts'
 
-/** No connection can be had: the server is away, or lets nobody in under that name. The message says what to do. */
+/**
+ * A process that starts finds no database: the server is away, or does not let it in. The message says what to do. Of one that
+ * was there before, a ConnectionError tells.
+ */
 export class DatabaseUnreachableError extends Error {
   readonly code = 'database_unreachable'
-  /** It may be starting, or be given another address. */
+  /** The server may be starting, or somebody about to make the database. */
   readonly retryable = true
 
   constructor(url: string, cause: unknown) {
-    super(`${describeUnreachable(url, cause)}.\nWhat to do: ${adviceFor(cause, 'the URL')}.`, { cause })
+    super(`${describeUnreachable(url, cause)}.\nWhat to do: ${adviceFor(cause, 'its URL')}.`, { cause })
     this.name = 'DatabaseUnreachableError'
   }
 }
 
 /** `db.example.com:5432/mail cannot be reached: connect ECONNREFUSED`. */
 export function describeUnreachable(url: string, error: unknown): string {
-  const reason = error instanceof Error ? error.message || error.name : String(error)
-  return `${placeOfUrl(url)} cannot be reached: ${reason}`
+  return `${placeOfUrl(url)} cannot be reached: ${reasonOf(error)}`
+}
+
+/** Of a name with several addresses the system says one reason for each, and none for all. */
+function reasonOf(error: unknown): string {
+  if (error instanceof AggregateError) return error.errors.map(reasonOf).join('; ')
+  return error instanceof Error ? error.message || error.name : String(error)
 }
 
 /** Where a URL leads, without its password. */

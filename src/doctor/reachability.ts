@@ -1,5 +1,6 @@
-import { Client } from 'pg'
+import type { Client } from 'pg'
 import { pooledSettings } from '../db/connection-settings.ts'
+import { openClient } from '../db/one-client.ts'
 import {
   DIFFERENT_PLACES,
   faultsOf,
@@ -8,8 +9,7 @@ import {
   readPooledConnection,
   SESSION_ADVICE,
 } from '../db/pooler.ts'
-import { adviceFor, describeUnreachable } from '../db/unreachable.ts'
-import { explainTls } from '../db/verified-tls.ts'
+import { adviceFor, DatabaseUnreachableError, describeUnreachable } from '../db/unreachable.ts'
 import { type Finding, ok, problem, warning } from './finding.ts'
 
 /** Whether the database can be reached, how long that takes, and what stands in between. */
@@ -20,23 +20,18 @@ const SLOW_MS = 20
 const PINGS = 5
 
 /** A connection for the checks; it answers within moments or not at all. */
-export async function connect(url: string): Promise<Client> {
-  const client = new Client({
+export function connect(url: string): Promise<Client> {
+  return openClient(url, {
     ...pooledSettings(url),
     application_name: 'sluice doctor',
     connectionTimeoutMillis: CONNECT_MS,
     query_timeout: 2 * CONNECT_MS,
   })
-  // A connection that breaks fails the question under way; the event has nothing to add.
-  client.on('error', () => undefined)
-  await client.connect().catch((error: unknown) => {
-    throw explainTls(url, error)
-  })
-  return client
 }
 
 export function unreachable(name: string, url: string, error: unknown): Finding {
-  return problem(name, describeUnreachable(url, error), adviceFor(error, name))
+  const reason = error instanceof DatabaseUnreachableError ? error.cause : error
+  return problem(name, describeUnreachable(url, reason), adviceFor(reason, name))
 }
 
 export async function checkLatency(client: Client): Promise<Finding> {
