@@ -1,4 +1,5 @@
 import { sqlState } from './sqlstate.ts'
+import { isTlsCode, lacksPassword } from './verified-tls.ts'
 
 /**
  * A process that starts finds no database: the server is away, or does not let it in. The message says what to do. Of one that
@@ -55,6 +56,9 @@ export function adviceFor(error: unknown, where: string): string {
     case 'ECONNREFUSED':
       return `start Postgres there, correct host and port in ${where}, or let it listen on this address (listen_addresses)`
     default:
+      if (error instanceof Error && lacksPassword(error)) return `write user and password into ${where}`
+      if (isTlsCode(String(code)))
+        return `name the file of its CA in ${where} (sslrootcert), and the host that its certificate is for`
       return `check host, port and firewall, and whether the server asks for TLS (sslmode in ${where})`
   }
 }

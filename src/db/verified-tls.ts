@@ -30,11 +30,21 @@ export class DatabaseTlsError extends Error {
   readonly retryable = false
 }
 
+/** By Node's and OpenSSL's names: a certificate, or the handshake itself. */
+export function isTlsCode(code: string): boolean {
+  return /^(?:ERR_TLS|ERR_SSL|CERT_|SELF_SIGNED|DEPTH_ZERO|UNABLE_TO)/.test(code)
+}
+
+/** The driver has none to give where the server asks for one; it says so without a code. */
+export function lacksPassword(error: Error): boolean {
+  return error.message.includes('password must be')
+}
+
 /** What went wrong before the server knew who we are. Its own refusals and the system's have codes of their own. */
 export function explainTls(url: string, error: unknown): unknown {
   const code = String((error as { code?: unknown } | null)?.code ?? '')
-  const isOfTls = code === '' || /^(?:ERR_TLS|ERR_SSL|CERT_|SELF_SIGNED|DEPTH_ZERO|UNABLE_TO)/.test(code)
-  if (!isTlsImplied(url) || !(error instanceof Error) || !isOfTls) return error
+  if (!isTlsImplied(url) || !(error instanceof Error) || lacksPassword(error)) return error
+  if (code !== '' && !isTlsCode(code)) return error
   return new DatabaseTlsError(
     `There is no verified TLS connection to the database: ${error.message}.\nConnections that leave this machine are encrypted, and the server's certificate is checked. Add to DATABASE_URL:\n  sslrootcert=/path/to/ca.pem   when its certificate comes from a CA of your own\n  sslmode=disable               when the network itself is trusted, such as one of containers on one host`,
     { cause: error },
