@@ -7,7 +7,7 @@ import { promisify } from 'node:util'
 import { z } from 'zod'
 import { type Account, firstUnreachable, SYSTEM_DIR } from './embedded-account.ts'
 import { CHILD_ENV } from './embedded-environment.ts'
-import { codeOf, EmbeddedPostgresError } from './embedded-error.ts'
+import { codeOf, EmbeddedPostgresError, saidBy } from './embedded-error.ts'
 
 const run = promisify(execFile)
 
@@ -50,10 +50,9 @@ async function readMajorVersion(postgres: string, account: Account | undefined):
     const { stdout } = await run(postgres, ['--version'], { cwd: '/', env: CHILD_ENV, ...identity })
     return Number(/\d+/.exec(stdout)?.[0])
   } catch (error) {
-    const said = error instanceof Error && 'stderr' in error ? String(error.stderr).trim() : ''
     throw new EmbeddedPostgresError(
       'platform_unsupported',
-      `${postgres} does not run on this system (${said || codeOf(error) || 'it ended with an error'}); ` +
+      `${postgres} does not run on this system (${saidBy(error) || codeOf(error) || 'it ended with an error'}); ` +
         'the embedded Postgres needs glibc. Set DATABASE_URL to use another server.',
       { cause: error },
     )

@@ -8,7 +8,7 @@ import { z } from 'zod'
 import type { Account } from './embedded-account.ts'
 import type { Binaries } from './embedded-binaries.ts'
 import { CHILD_ENV } from './embedded-environment.ts'
-import { codeOf, EmbeddedPostgresError } from './embedded-error.ts'
+import { codeOf, EmbeddedPostgresError, saidBy } from './embedded-error.ts'
 
 const run = promisify(execFile)
 
@@ -146,10 +146,9 @@ async function runInitdb(initdb: string, args: string[], account: Account | unde
   try {
     await run(initdb, args, { cwd: '/', env: CHILD_ENV, ...identity })
   } catch (error) {
-    const said = error instanceof Error && 'stderr' in error ? String(error.stderr).trim() : ''
     throw new EmbeddedPostgresError(
       'cluster_unusable',
-      `A new database could not be made with ${initdb}: ${said || codeOf(error) || 'no reason given'}. ` +
+      `A new database could not be made with ${initdb}: ${saidBy(error) || codeOf(error) || 'no reason given'}. ` +
         'Check that the disk has space and allows writing, or set DATABASE_URL.',
       { cause: error },
     )

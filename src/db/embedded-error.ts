@@ -31,6 +31,11 @@ export class EmbeddedPostgresError extends Error {
   }
 }
 
+/** What a child process said before it ended with an error; empty when nothing. */
+export function saidBy(error: unknown): string {
+  return error instanceof Error && 'stderr' in error ? String(error.stderr).trim() : ''
+}
+
 /** The `code` of a Node or Postgres error (`ENOENT`, `57P03`), undefined when it has none. */
 export function codeOf(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
